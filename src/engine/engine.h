@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "sched/request.h"
+
+namespace tangram {
+
+// Every field is one option of the command line (apps/serve_options).
+struct EngineConfig {
+  std::string model_path;
+  bool dummy_weights = false;
+  uint64_t seed = 0;
+  std::string kv_cache_dtype = "auto";   // auto (16 bits), f16, bf16, f32
+  int max_model_len = 0;                 // 0: the model's
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 512;
+  int page_size = 16;
+  int page_group_size = 0;               // 0: 4, or the largest divisor of L*Hkv below it
+  int64_t kv_cache_memory_bytes = 0;     // 0: memory_utilization of what is free
+  double memory_utilization = 0.5;
+  int64_t num_pages_override = 0;        // in blocks of other servers: G pages each; 0: none
+  bool enable_prefix_caching = true;
+  bool priority_policy = false;
+  int num_threads = 0;                   // 0: the cores this process may use
+  bool reference_backend = false;        // the naive ops, for comparisons
+  int max_queued_requests = 1024;        // waiting, beyond those running
+};
+
+struct TokenLogprob {
+  TokenId token;
+  float logprob;
+  int rank;  // 1: the most probable
+};
+
+// One token of a request, or its end, told to the request's listener. A request gets one event for each token and
+// exactly one with `finished`; kAbort and kError come without a token.
+struct TokenEvent {
+  TokenId token = -1;
+  TokenLogprob logprob{};                  // when asked for
+  std::vector<TokenLogprob> top_logprobs;  // best first
+  bool finished = false;
+  FinishReason reason = FinishReason::kStop;
+  TokenId stop_token = -1;  // the stop id or EOS that ended it
+  int num_cached_tokens = 0;  // of the prompt, from the prefix cache
+  double queue_seconds = 0;   // submitted to first scheduled; set with the first token
+  double prefill_seconds = 0; // first scheduled to first token; set with the first token
+};
+
+// Called on the engine's thread: must not block.
+using TokenListener = std::function<void(const TokenEvent&)>;
+
+// A snapshot for metrics and logs; totals since the start.
+struct EngineStats {
+  int num_running = 0, num_waiting = 0;
+  int64_t pages_total = 0, pages_held = 0, pages_cached = 0;
+  int64_t logical_tokens = 0, resident_tokens = 0;
+  uint64_t prompt_tokens = 0, generation_tokens = 0;
+  uint64_t num_preemptions = 0, prefix_cache_queries = 0, prefix_cache_hits = 0;
+  uint64_t num_steps = 0;
+  double schedule_seconds = 0, forward_seconds = 0, sample_seconds = 0;
+};
+
+// What the engine serves, after loading.
+struct EngineInfo {
+  int vocab_size = 0;
+  int max_model_len = 0;
+  std::vector<TokenId> eos_token_ids;
+  int num_layers = 0, num_kv_heads = 0, head_dim = 0;
+  int page_size = 0, page_group_size = 0, num_rows = 0;
+  int64_t num_pages = 0;
+  int64_t capacity_tokens = 0;   // num_pages * page_size / num_rows
+  std::string kv_cache_dtype;
+  // generation_config.json's sampling defaults, in SamplingParams' terms.
+  SamplingParams default_sampling;
+  int default_max_tokens = 0;  // 0: none
+};
+
+// Runs one model for many requests. All methods are thread safe.
+class Engine {
+ public:
+  // Loads the model and starts the loop's thread. Errors end the start: kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
+  virtual ~Engine() = default;
+
+  virtual const EngineInfo& info() const = 0;
+  // Queues a request (its id is set by the engine and returned). kInvalidArgument if it can never run, with "maximum
+  // context length is" when it is too long; kUnavailable when the queue is full or the engine is stopping.
+  virtual Result<RequestId> Submit(Request request, TokenListener listener) = 0;
+  // Ends a request at the next step boundary; its listener gets kAbort unless it finished before. Unknown ids are ignored.
+  virtual void Abort(RequestId id) = 0;
+  virtual EngineStats Stats() const = 0;
+  virtual void ClearPrefixCache() = 0;
+  // True once the loop has died of an internal fault; every request then got kError.
+  virtual bool dead() const = 0;
+};
+
+}  // namespace tangram

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "kvcache/kv_storage.h"
+#include "model/config.h"
+#include "ops/backend.h"
+
+namespace tangram {
+
+// One forward step over T tokens of S sequences.
+struct ForwardInput {
+  std::span<const int32_t> tokens;     // [T]
+  std::span<const int32_t> positions;  // [T], true positions
+  std::span<const ops::SequenceSpan> sequences;  // [S], covering all T tokens
+  ops::PageTableView pages;
+  const KvStorage* kv = nullptr;
+  std::span<const int32_t> logit_rows;  // tokens whose logits are wanted, indices into T
+};
+
+struct LoadOptions {
+  bool dummy_weights = false;  // seeded random weights of the config's shapes
+  uint64_t seed = 0;
+  int max_model_len = 0;       // 0: the config's; `dynamic` rope scaling depends on it
+  int max_num_tokens = 512;    // T of the largest step: sizes the activations
+};
+
+// A decoder-only transformer whose weights are loaded. Not thread safe: one step at a time.
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual size_t weight_bytes() const = 0;
+  // Appends the step's K and V to their pages and writes the logits of `logit_rows`: f32
+  // [rows, vocab_size] in host-readable memory, valid until the next call (after Synchronize).
+  virtual TensorView Forward(const ForwardInput& input) = 0;
+};
+
+// Loads a Hugging Face folder or a GGUF file. Errors name the file, the field and the remedy: kLoad for files that are missing or
+// corrupt, kUnsupported for what would be computed wrongly.
+Result<std::unique_ptr<Model>> LoadModel(const std::string& path, const LoadOptions& options,
+                                         ops::Backend& backend);
+
+}  // namespace tangram
