@@ -35,6 +35,7 @@ struct MatMulParams {
   TensorView weight;  // [N, K], any stored type
   TensorView bias;    // [N] f32, or empty
   TensorView out;     // [T, N]
+  int64_t out_stride = 0;  // elements from row to row of `out`, when it is columns of a wider tensor; 0: N
 };
 
 // out = silu(gate) * up, with gate and up side by side.
