@@ -1,0 +1,30 @@
+#include "ops/cuda/device.h"
+
+#include <vector>
+
+#include "ops/cuda/check.h"
+
+namespace tangram::ops::cuda {
+
+const DeviceInfo& CurrentDevice() {
+  static const std::vector<DeviceInfo> devices = [] {
+    int count = 0;
+    TANGRAM_CUDA_CHECK(cudaGetDeviceCount(&count));
+    std::vector<DeviceInfo> infos(count);
+    for (int i = 0; i < count; ++i) {
+      DeviceInfo& info = infos[i];
+      auto read = [i](int* value, cudaDeviceAttr attribute) {
+        TANGRAM_CUDA_CHECK(cudaDeviceGetAttribute(value, attribute, i));
+      };
+      read(&info.num_sms, cudaDevAttrMultiProcessorCount);
+      read(&info.compute_major, cudaDevAttrComputeCapabilityMajor);
+      read(&info.compute_minor, cudaDevAttrComputeCapabilityMinor);
+    }
+    return infos;
+  }();
+  int device = 0;
+  TANGRAM_CUDA_CHECK(cudaGetDevice(&device));
+  return devices[device];
+}
+
+}  // namespace tangram::ops::cuda
