@@ -15,7 +15,7 @@ namespace tangram::ops {
 
 struct EmbeddingParams {
   const int32_t* tokens;  // [T]
-  TensorView table;       // [V, D], any stored type
+  TensorView table;       // [V, D], any stored type, as Upload gave it
   TensorView out;         // [T, D]
 };
 
@@ -32,7 +32,7 @@ struct RmsNormParams {
 // gives the same result whatever rows stand beside it.
 struct MatMulParams {
   TensorView x;       // [T, K]
-  TensorView weight;  // [N, K], any stored type
+  TensorView weight;  // [N, K], any stored type, as Upload gave it
   TensorView bias;    // [N] f32, or empty
   TensorView out;     // [T, N]
   int64_t out_stride = 0;  // elements from row to row of `out`, when it is columns of a wider tensor; 0: N
@@ -49,7 +49,7 @@ struct SiluMulParams {
 enum class RopeStyle { kHalf, kInterleaved };
 
 // The pages of all sequences as an op sees them. Element [v] of the pool is virtual page v = page*Hp + column:
-// K block [B, d], then V block [B, d], contiguous.
+// K block [B, d] ([d, B] where Backend::transposed_keys()), then V block [B, d], contiguous.
 struct KvPoolView {
   void* data;
   DType dtype;
@@ -132,10 +132,14 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual DType activation_dtype() const = 0;
+  // Whether K blocks of pages lie as [d, B], so that keys fill vector lanes, instead of [B, d].
+  virtual bool transposed_keys() const { return false; }
   // Zeroed memory of this backend; `data()` is null if there is not enough.
   virtual Buffer Allocate(size_t bytes) = 0;
-  // A weight in host memory, as this backend's ops read it: the CPU's own view, or a copy on the device.
-  // The caller keeps `stored`'s memory alive as long as the result.
+  // A weight in host memory, as this backend's ops read it: the same view, or a copy that the backend
+  // owns (on the device; for the CPU, matrices with their rows interleaved for its vector lanes).
+  // The caller keeps `stored`'s memory alive as long as the result. A matrix is used whole: no views
+  // of its rows.
   virtual TensorView Upload(const TensorView& stored) = 0;
   virtual void Embedding(const EmbeddingParams&) = 0;
   virtual void RmsNorm(const RmsNormParams&) = 0;

@@ -1,0 +1,207 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "ops/backend.h"
+#include "ops/kv_element.h"
+#include "ops/reference/dequantize.h"
+
+namespace tangram::ops {
+namespace {
+
+// Every op in the plainest form that is right, on one thread, sums in double: what all other
+// backends are compared with. Nothing here is for speed.
+class ReferenceBackend final : public Backend {
+ public:
+  DType activation_dtype() const override { return DType::kF32; }
+  Buffer Allocate(size_t bytes) override { return Buffer::AllocateHost(bytes); }
+  TensorView Upload(const TensorView& stored) override { return stored; }
+  void Embedding(const EmbeddingParams& p) override;
+  void RmsNorm(const RmsNormParams& p) override;
+  void MatMul(const MatMulParams& p) override;
+  void SiluMul(const SiluMulParams& p) override;
+  void Append(const AppendParams& p) override;
+  void Attention(const AttentionParams& p) override;
+  void CopyPages(const CopyPagesParams& p) override;
+  void GatherRows(const GatherRowsParams& p) override;
+  void Synchronize() override {}
+};
+
+const void* StoredRow(const TensorView& table, int64_t row) {
+  return table.as<std::byte>() + row * BytesFor(table.dtype, table.shape[1]);
+}
+
+void ReferenceBackend::Embedding(const EmbeddingParams& p) {
+  const int64_t width = p.table.shape[1];
+  for (int64_t t = 0; t < p.out.shape[0]; ++t) {
+    Dequantize(p.table.dtype, StoredRow(p.table, p.tokens[t]), width,
+               p.out.as<float>() + t * width);
+  }
+}
+
+// out = in / sqrt(mean(in^2) + epsilon) * weight; out may be in.
+void NormVector(const float* in, const float* weight, int64_t width, float epsilon, float* out) {
+  double sum = 0;
+  for (int64_t i = 0; i < width; ++i) sum += static_cast<double>(in[i]) * in[i];
+  const double scale = 1 / std::sqrt(sum / static_cast<double>(width) + epsilon);
+  for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(in[i] * scale * weight[i]);
+}
+
+void ReferenceBackend::RmsNorm(const RmsNormParams& p) {
+  const int64_t width = p.residual.shape[1];
+  for (int64_t t = 0; t < p.residual.shape[0]; ++t) {
+    float* residual = p.residual.as<float>() + t * width;
+    if (!p.x.empty()) {
+      for (int64_t i = 0; i < width; ++i) residual[i] += p.x.as<float>()[t * width + i];
+    }
+    NormVector(residual, p.weight.as<float>(), width, p.epsilon, p.out.as<float>() + t * width);
+  }
+}
+
+void ReferenceBackend::MatMul(const MatMulParams& p) {
+  const int64_t rows = p.x.shape[0], depth = p.weight.shape[1];
+  const int64_t stride = p.out_stride != 0 ? p.out_stride : p.weight.shape[0];
+  std::vector<float> weight(depth);
+  for (int64_t n = 0; n < p.weight.shape[0]; ++n) {
+    Dequantize(p.weight.dtype, StoredRow(p.weight, n), depth, weight.data());
+    for (int64_t t = 0; t < rows; ++t) {
+      double sum = p.bias.empty() ? 0 : p.bias.as<float>()[n];
+      for (int64_t k = 0; k < depth; ++k) {
+        sum += static_cast<double>(weight[k]) * p.x.as<float>()[t * depth + k];
+      }
+      p.out.as<float>()[t * stride + n] = static_cast<float>(sum);
+    }
+  }
+}
+
+void ReferenceBackend::SiluMul(const SiluMulParams& p) {
+  const int64_t width = p.out.shape[1];
+  for (int64_t t = 0; t < p.out.shape[0]; ++t) {
+    const float* gate = p.gate_up.as<float>() + t * 2 * width;
+    for (int64_t i = 0; i < width; ++i) {
+      const double g = gate[i];
+      p.out.as<float>()[t * width + i] =
+          static_cast<float>(g / (1 + std::exp(-g)) * gate[width + i]);
+    }
+  }
+}
+
+// Rotates a head in place by the angles position * inv_freq (RoFormer, equation 34).
+void Rotate(const AppendParams& p, int position, float* head) {
+  const int half = p.pool.head_dim / 2;
+  for (int i = 0; i < half; ++i) {
+    const double angle = static_cast<double>(position) * p.inv_freq[i];
+    const double c = std::cos(angle) * p.rope_scale, s = std::sin(angle) * p.rope_scale;
+    float& a = head[p.rope_style == RopeStyle::kHalf ? i : 2 * i];
+    float& b = head[p.rope_style == RopeStyle::kHalf ? i + half : 2 * i + 1];
+    const double x = a, y = b;
+    a = static_cast<float>(x * c - y * s);
+    b = static_cast<float>(x * s + y * c);
+  }
+}
+
+// Where token `index` of KV head `head` of a sequence lies.
+struct Slot {
+  int64_t virtual_page;
+  int offset;
+};
+Slot Locate(const KvPoolView& pool, const PageTableView& pages, const LayerHeadMap& heads, int slot,
+            int head, int index) {
+  const int row = heads.row[head];
+  const int64_t entry =
+      (static_cast<int64_t>(slot) * pages.num_rows + row) * pages.max_pages_per_row +
+      index / pool.page_size;
+  return {static_cast<int64_t>(pages.ids[entry]) * pool.group_size + heads.column[head],
+          index % pool.page_size};
+}
+
+void ReferenceBackend::Append(const AppendParams& p) {
+  const int d = p.pool.head_dim;
+  const int64_t stride = static_cast<int64_t>(p.num_q_heads + 2 * p.num_kv_heads) * d;
+  for (const SequenceSpan& s : p.sequences) {
+    for (int i = 0; i < s.num_tokens; ++i) {
+      const int token = s.first_token + i;
+      float* heads = p.qkv.as<float>() + token * stride;
+      for (int h = 0; h < p.num_q_heads + p.num_kv_heads; ++h) {
+        const TensorView& norm = h < p.num_q_heads ? p.q_norm : p.k_norm;
+        float* head = heads + h * d;
+        if (!norm.empty()) NormVector(head, norm.as<float>(), d, p.epsilon, head);
+        Rotate(p, p.positions[token], head);
+      }
+      for (int h = 0; h < p.num_kv_heads; ++h) {
+        const float* key = heads + (p.num_q_heads + h) * d;
+        const float* value = key + p.num_kv_heads * d;
+        const Slot to =
+            Locate(p.pool, p.pages, p.heads, s.slot, h, s.row_history[p.heads.row[h]] + i);
+        for (int j = 0; j < d; ++j) {
+          const int64_t page = to.virtual_page * 2 * p.pool.page_size * d;
+          StoreKv(p.pool, page + to.offset * d + j, key[j]);
+          StoreKv(p.pool, page + (p.pool.page_size + to.offset) * d + j, value[j]);
+        }
+      }
+    }
+  }
+}
+
+// One query head of one token over the first `length` tokens of its row.
+void AttendHead(const AttentionParams& p, int slot, int kv_head, int length, const float* query,
+                float* out) {
+  const int d = p.pool.head_dim, page_size = p.pool.page_size;
+  std::vector<double> weights(length), sum(d);
+  double largest = -INFINITY, total = 0;
+  for (int j = 0; j < length; ++j) {
+    const Slot at = Locate(p.pool, p.pages, p.heads, slot, kv_head, j);
+    const int64_t key = (at.virtual_page * 2 * page_size + at.offset) * d;
+    double dot = 0;
+    for (int i = 0; i < d; ++i) dot += static_cast<double>(query[i]) * LoadKv(p.pool, key + i);
+    weights[j] = dot * p.scale;
+    largest = std::max(largest, weights[j]);
+  }
+  for (int j = 0; j < length; ++j) {
+    const Slot at = Locate(p.pool, p.pages, p.heads, slot, kv_head, j);
+    const int64_t value = (at.virtual_page * 2 * page_size + page_size + at.offset) * d;
+    const double weight = std::exp(weights[j] - largest);
+    total += weight;
+    for (int i = 0; i < d; ++i) sum[i] += weight * LoadKv(p.pool, value + i);
+  }
+  for (int i = 0; i < d; ++i) out[i] = static_cast<float>(sum[i] / total);
+}
+
+void ReferenceBackend::Attention(const AttentionParams& p) {
+  const int d = p.pool.head_dim;
+  const int64_t stride = static_cast<int64_t>(p.num_q_heads + 2 * p.num_kv_heads) * d;
+  const int group = p.num_q_heads / p.num_kv_heads;
+  for (const SequenceSpan& s : p.sequences) {
+    for (int i = 0; i < s.num_tokens; ++i) {
+      const int64_t token = s.first_token + i;
+      for (int h = 0; h < p.num_q_heads; ++h) {
+        const int length = s.row_history[p.heads.row[h / group]] + i + 1;
+        AttendHead(p, s.slot, h / group, length, p.qkv.as<float>() + token * stride + h * d,
+                   p.out.as<float>() + (token * p.num_q_heads + h) * d);
+      }
+    }
+  }
+}
+
+void ReferenceBackend::CopyPages(const CopyPagesParams& p) {
+  const size_t bytes =
+      BytesFor(p.pool.dtype, int64_t{2} * p.pool.group_size * p.pool.page_size * p.pool.head_dim);
+  for (size_t i = 0; i < p.from.size(); ++i) {
+    auto* pool = static_cast<std::byte*>(p.pool.data);
+    std::memcpy(pool + p.to[i] * bytes, pool + p.from[i] * bytes, bytes);
+  }
+}
+
+void ReferenceBackend::GatherRows(const GatherRowsParams& p) {
+  const size_t bytes = BytesFor(p.in.dtype, p.in.shape[1]);
+  for (size_t i = 0; i < p.rows.size(); ++i) {
+    std::memcpy(p.out.as<std::byte>() + i * bytes, StoredRow(p.in, p.rows[i]), bytes);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> CreateReferenceBackend() { return std::make_unique<ReferenceBackend>(); }
+
+}  // namespace tangram::ops
