@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+
+#include "engine/batch_builder.h"
+#include "engine/engine.h"
+#include "kvcache/kv_storage.h"
+#include "model/model.h"
+#include "ops/backend.h"
+
+namespace tangram {
+
+// The backend, the model and the KV pages, and the one call that runs a step on them.
+class ModelRunner {
+ public:
+  // Loads the model and reserves the pool that `config` describes.
+  static Result<std::unique_ptr<ModelRunner>> Create(const EngineConfig& config);
+
+  // Runs the step. Logits [rows, V] f32 of its `logit_rows`, overwritten by the next call.
+  TensorView Run(const SchedulerOutput& output, const Scheduler& scheduler);
+
+  const ModelConfig& model_config() const { return model_->config(); }
+  const KvStorage& kv() const { return *kv_; }
+  int max_model_len() const { return max_model_len_; }
+
+ private:
+  ModelRunner() = default;
+  void CopyPages(const SchedulerOutput& output);
+
+  std::unique_ptr<ops::Backend> backend_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvStorage> kv_;
+  int max_model_len_ = 0;
+  StepBatch batch_;
+  std::vector<int32_t> copy_from_, copy_to_;
+};
+
+}  // namespace tangram
