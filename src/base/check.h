@@ -11,11 +11,11 @@ namespace tangram {
 [[noreturn]] void CheckFailed(const char* file, int line, const char* condition,
                               std::string_view message);
 
-#define TANGRAM_CHECK(condition, ...)                                                          \
-  do {                                                                                         \
-    if (!(condition)) [[unlikely]] {                                                           \
-      ::tangram::CheckFailed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));   \
-    }                                                                                          \
+#define TANGRAM_CHECK(condition, ...)                                                        \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]] {                                                         \
+      ::tangram::CheckFailed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
+    }                                                                                        \
   } while (false)
 
 }  // namespace tangram

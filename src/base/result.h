@@ -36,11 +36,11 @@ inline tl::unexpected<Error> MakeError(ErrorKind kind, std::string message,
 }
 
 // Leaves the function with the error, if `expr` (a Status) is one.
-#define TANGRAM_RETURN_IF_ERROR(expr)                                   \
-  do {                                                                  \
-    if (auto status_ = (expr); !status_) {                              \
+#define TANGRAM_RETURN_IF_ERROR(expr)                                      \
+  do {                                                                     \
+    if (auto status_ = (expr); !status_) {                                 \
       return tl::unexpected<::tangram::Error>(std::move(status_.error())); \
-    }                                                                   \
+    }                                                                      \
   } while (false)
 
 #define TANGRAM_CONCAT_INNER_(a, b) a##b
@@ -49,8 +49,8 @@ inline tl::unexpected<Error> MakeError(ErrorKind kind, std::string message,
 // `TANGRAM_ASSIGN_OR_RETURN(auto x, F())`: x = *F(), or leaves the function with the error.
 #define TANGRAM_ASSIGN_OR_RETURN(decl, expr) \
   TANGRAM_ASSIGN_OR_RETURN_(TANGRAM_CONCAT_(result_, __LINE__), decl, expr)
-#define TANGRAM_ASSIGN_OR_RETURN_(tmp, decl, expr)                  \
-  auto tmp = (expr);                                                \
+#define TANGRAM_ASSIGN_OR_RETURN_(tmp, decl, expr)                           \
+  auto tmp = (expr);                                                         \
   if (!tmp) return tl::unexpected<::tangram::Error>(std::move(tmp.error())); \
   decl = std::move(*tmp)
 

@@ -5,8 +5,9 @@
 namespace tangram {
 namespace {
 
-// Tokens that each row holds before the token at position n is processed. The length that this token reads counts the
-// token itself (and has compression at n, if n is a boundary, behind it), hence the one less.
+// Tokens that each row holds before the token at position n is processed. The length that this
+// token reads counts the token itself (and has compression at n, if n is a boundary, behind it),
+// hence the one less.
 void FillHistory(const RetentionTable& table, int n, std::span<int32_t> history) {
   if (table.full()) {
     std::ranges::fill(history, n);

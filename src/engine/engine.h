@@ -16,20 +16,20 @@ struct EngineConfig {
   std::string model_path;
   bool dummy_weights = false;
   uint64_t seed = 0;
-  std::string kv_cache_dtype = "auto";   // auto (16 bits), f16, bf16, f32
-  int max_model_len = 0;                 // 0: the model's
+  std::string kv_cache_dtype = "auto";  // auto (16 bits), f16, bf16, f32
+  int max_model_len = 0;                // 0: the model's
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
   int page_size = 16;
-  int page_group_size = 0;               // 0: 4, or the largest divisor of L*Hkv below it
-  int64_t kv_cache_memory_bytes = 0;     // 0: memory_utilization of what is free
+  int page_group_size = 0;            // 0: 4, or the largest divisor of L*Hkv below it
+  int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0.5;
-  int64_t num_pages_override = 0;        // in blocks of other servers: G pages each; 0: none
+  int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
   bool enable_prefix_caching = true;
   bool priority_policy = false;
-  int num_threads = 0;                   // 0: the cores this process may use
-  bool reference_backend = false;        // the naive ops, for comparisons
-  int max_queued_requests = 1024;        // waiting, beyond those running
+  int num_threads = 0;             // 0: the cores this process may use
+  bool reference_backend = false;  // the naive ops, for comparisons
+  int max_queued_requests = 1024;  // waiting, beyond those running
 };
 
 // A snapshot for metrics and logs; totals since the start.
@@ -51,7 +51,7 @@ struct EngineInfo {
   int num_layers = 0, num_kv_heads = 0, head_dim = 0;
   int page_size = 0, page_group_size = 0, num_rows = 0;
   int64_t num_pages = 0;
-  int64_t capacity_tokens = 0;   // num_pages * page_size / num_rows
+  int64_t capacity_tokens = 0;  // num_pages * page_size / num_rows
   std::string kv_cache_dtype;
   // generation_config.json's sampling defaults, in SamplingParams' terms.
   SamplingParams default_sampling;
@@ -61,15 +61,18 @@ struct EngineInfo {
 // Runs one model for many requests. All methods are thread safe.
 class Engine {
  public:
-  // Loads the model and starts the loop's thread. Errors end the start: kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
+  // Loads the model and starts the loop's thread. Errors end the start: kUnsupported, kLoad,
+  // kOutOfMemory, kInvalidArgument.
   static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
   virtual ~Engine() = default;
 
   virtual const EngineInfo& info() const = 0;
-  // Queues a request (its id is set by the engine and returned). kInvalidArgument if it can never run, with "maximum
-  // context length is" when it is too long; kUnavailable when the queue is full or the engine is stopping.
+  // Queues a request (its id is set by the engine and returned). kInvalidArgument if it can never
+  // run, with "maximum context length is" when it is too long; kUnavailable when the queue is full
+  // or the engine is stopping.
   virtual Result<RequestId> Submit(Request request, TokenListener listener) = 0;
-  // Ends a request at the next step boundary; its listener gets kAbort unless it finished before. Unknown ids are ignored.
+  // Ends a request at the next step boundary; its listener gets kAbort unless it finished before.
+  // Unknown ids are ignored.
   virtual void Abort(RequestId id) = 0;
   virtual EngineStats Stats() const = 0;
   virtual void ClearPrefixCache() = 0;

@@ -32,7 +32,8 @@ int64_t WantedPages(const EngineConfig& config, const KvLayout& layout, int64_t 
   const auto page_bytes = static_cast<int64_t>(layout.page_bytes());
   if (config.num_pages_override > 0) return config.num_pages_override * layout.heads.num_rows();
   if (config.kv_cache_memory_bytes > 0) return config.kv_cache_memory_bytes / page_bytes;
-  const auto share = static_cast<int64_t>(static_cast<double>(available) * config.memory_utilization);
+  const auto share =
+      static_cast<int64_t>(static_cast<double>(available) * config.memory_utilization);
   return std::min(share / page_bytes, pages_of_one * config.max_num_seqs);
 }
 
@@ -59,8 +60,8 @@ Result<int64_t> PoolPages(const EngineConfig& config, const KvLayout& layout, in
                     "{:.2f} GiB are given to it; the longest that fits is {} tokens. Set "
                     "--max-model-len {} or less, or give more with --kv-cache-memory-bytes",
                     max_model_len, static_cast<double>(pages_of_one) * page_bytes / kGiB,
-                    static_cast<double>(pages) * page_bytes / kGiB,
-                    pages / rows * layout.page_size, pages / rows * layout.page_size),
+                    static_cast<double>(pages) * page_bytes / kGiB, pages / rows * layout.page_size,
+                    pages / rows * layout.page_size),
         "kv_cache_memory_bytes");
   }
   return std::min<int64_t>(pages, std::numeric_limits<int32_t>::max() / layout.heads.group_size());

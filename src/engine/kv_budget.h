@@ -8,7 +8,8 @@
 
 namespace tangram {
 
-// Bytes that this process may still take: the system's available memory, or what a control group leaves if that is less.
+// Bytes that this process may still take: the system's available memory, or what a control group
+// leaves if that is less.
 int64_t AvailableMemory();
 
 // How many pages the pool gets: --num-gpu-blocks-override, else --kv-cache-memory-bytes, else the

@@ -12,10 +12,10 @@ Result<DType> KvDType(const std::string& name) {
   if (name == "auto" || name == "f16" || name == "float16") return DType::kF16;
   if (name == "bf16" || name == "bfloat16") return DType::kBF16;
   if (name == "f32" || name == "float32") return DType::kF32;
-  return MakeError(ErrorKind::kInvalidArgument,
-                   fmt::format("--kv-cache-dtype {} is not served here; choose auto, f16, bf16 or f32",
-                               name),
-                   "kv_cache_dtype");
+  return MakeError(
+      ErrorKind::kInvalidArgument,
+      fmt::format("--kv-cache-dtype {} is not served here; choose auto, f16, bf16 or f32", name),
+      "kv_cache_dtype");
 }
 
 // The group size that was asked for if it divides the model's heads, or the default.
@@ -25,17 +25,19 @@ Result<int> GroupSize(const ModelConfig& model, int wanted) {
   if (wanted == 0) {
     const int size = HeadGroupMap::ValidGroupSize(num_heads, kDefault);
     if (size != kDefault) {
-      LogInfo("--page-group-size: {} instead of {}, the largest below it that divides the model's "
-              "{} KV heads", size, kDefault, num_heads);
+      LogInfo(
+          "--page-group-size: {} instead of {}, the largest below it that divides the model's "
+          "{} KV heads",
+          size, kDefault, num_heads);
     }
     return size;
   }
   if (wanted < 0 || num_heads % wanted != 0) {
-    return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("--page-group-size {} does not divide the model's {} KV heads; {} does",
-                                 wanted, num_heads,
-                                 HeadGroupMap::ValidGroupSize(num_heads, std::max(1, wanted))),
-                     "page_group_size");
+    return MakeError(
+        ErrorKind::kInvalidArgument,
+        fmt::format("--page-group-size {} does not divide the model's {} KV heads; {} does", wanted,
+                    num_heads, HeadGroupMap::ValidGroupSize(num_heads, std::max(1, wanted))),
+        "page_group_size");
   }
   return wanted;
 }
@@ -70,8 +72,8 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   TANGRAM_ASSIGN_OR_RETURN(const DType dtype, KvDType(config.kv_cache_dtype));
   KvLayout layout{dtype, config.page_size, model.head_dim,
                   HeadGroupMap::Natural(model.num_layers, model.num_key_value_heads, group_size)};
-  TANGRAM_ASSIGN_OR_RETURN(
-      const int64_t pages, PoolPages(config, layout, runner->max_model_len_, AvailableMemory()));
+  TANGRAM_ASSIGN_OR_RETURN(const int64_t pages,
+                           PoolPages(config, layout, runner->max_model_len_, AvailableMemory()));
   TANGRAM_ASSIGN_OR_RETURN(auto kv, KvStorage::Create(*runner->backend_, std::move(layout), pages));
   runner->kv_ = std::make_unique<KvStorage>(std::move(kv));
   return runner;

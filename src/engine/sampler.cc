@@ -21,7 +21,8 @@ TokenId ArgMax(std::span<const float> logits) {
   return best;
 }
 
-// log(sum(exp(logits))), summed in double so that the result does not hang on the vocabulary's order.
+// log(sum(exp(logits))), summed in double so that the result does not hang on the vocabulary's
+// order.
 float LogSumExp(std::span<const float> logits, float maximum) {
   double sum = 0;
   for (float x : logits) sum += std::exp(x - maximum);
@@ -30,7 +31,8 @@ float LogSumExp(std::span<const float> logits, float maximum) {
 
 std::vector<TokenLogprob> BestLogprobs(std::span<const float> logits, size_t count, float log_sum) {
   std::vector<TokenLogprob> all(logits.size());
-  for (size_t i = 0; i < all.size(); ++i) all[i] = {static_cast<TokenId>(i), logits[i] - log_sum, 0};
+  for (size_t i = 0; i < all.size(); ++i)
+    all[i] = {static_cast<TokenId>(i), logits[i] - log_sum, 0};
   count = std::min(count, all.size());
   std::partial_sort(all.begin(), all.begin() + static_cast<ptrdiff_t>(count), all.end(),
                     [](const TokenLogprob& a, const TokenLogprob& b) {
@@ -120,7 +122,8 @@ TokenId Sampler::Draw(const SampleInput& in) {
   const SamplingParams& p = in.params;
   const float maximum = in.logits[static_cast<size_t>(best)];
   const float inverse = 1.0f / p.temperature;
-  // A weight is at most 1, the best token's: min-p is a threshold on it. What rounds to zero cannot be drawn.
+  // A weight is at most 1, the best token's: min-p is a threshold on it. What rounds to zero cannot
+  // be drawn.
   const float least = std::max(p.min_p, std::numeric_limits<float>::min());
   candidates_.clear();
   for (size_t i = 0; i < in.logits.size(); ++i) {

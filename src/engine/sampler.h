@@ -44,9 +44,10 @@ struct SampledToken {
   std::vector<TokenLogprob> top_logprobs;
 };
 
-// Chooses tokens from logits. The choice is a function of its input alone (the random number is a hash of seed and position), so
-// neither batching nor preemption can change it. Logprobs are of the model's own logits, before penalties and temperature.
-// Order of the steps, as in vLLM: bias and allowed ids, penalties, temperature, min-p, top-k, top-p.
+// Chooses tokens from logits. The choice is a function of its input alone (the random number is a
+// hash of seed and position), so neither batching nor preemption can change it. Logprobs are of the
+// model's own logits, before penalties and temperature. Order of the steps, as in vLLM: bias and
+// allowed ids, penalties, temperature, min-p, top-k, top-p.
 class Sampler {
  public:
   SampledToken Sample(const SampleInput& input);
@@ -61,7 +62,8 @@ class Sampler {
   std::vector<Candidate> candidates_;  // kept for its capacity
 };
 
-// A number in [0, 1) from a counter-based generator (SplitMix64's finaliser over seed and position).
+// A number in [0, 1) from a counter-based generator (SplitMix64's finaliser over seed and
+// position).
 double UniformAt(uint64_t seed, uint64_t position);
 
 }  // namespace tangram

@@ -13,8 +13,8 @@ struct TokenLogprob {
   int rank;  // 1: the most probable
 };
 
-// One token of a request, or its end, told to the request's listener. A request gets one event for each token and
-// exactly one with `finished`; kAbort and kError come without a token.
+// One token of a request, or its end, told to the request's listener. A request gets one event for
+// each token and exactly one with `finished`; kAbort and kError come without a token.
 struct TokenEvent {
   TokenId token = -1;
   TokenLogprob logprob{};                  // when asked for

@@ -35,7 +35,7 @@ KvStorage::KvStorage(KvLayout layout, int64_t num_pages, Buffer pool, Buffer map
       maps_(std::move(maps)) {}
 
 ops::KvPoolView KvStorage::pool() const {
-  return {pool_.data(),     layout_.dtype,    layout_.page_size, layout_.heads.group_size(),
+  return {pool_.data(),     layout_.dtype, layout_.page_size, layout_.heads.group_size(),
           layout_.head_dim, num_pages_};
 }
 

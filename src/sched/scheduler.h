@@ -52,6 +52,7 @@ struct StepResult {
 class Scheduler {
  public:
   explicit Scheduler(SchedulerConfig config, std::vector<RetentionTable> tables);
+  Scheduler(Scheduler&&) noexcept;
   ~Scheduler();
 
   // Whether a request can ever run: its peak fits the pool. Checked before Add.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
@@ -80,7 +81,8 @@ TEST(SamplerTest, DrawsFollowTheSoftmax) {
 }
 
 TEST(SamplerTest, TopKTopPAndMinPCutTheTail) {
-  const std::vector<float> logits = {std::log(0.5f), std::log(0.05f), std::log(0.25f), std::log(0.2f)};
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.05f), std::log(0.25f),
+                                     std::log(0.2f)};
   SamplingParams params;
   params.top_k = 2;
   auto seen = Histogram(logits, params, 2000);
@@ -161,8 +163,9 @@ TEST(SamplerTest, LogprobsAreTheModelsOwn) {
     const TokenLogprob& top = sampled.top_logprobs[i];
     EXPECT_EQ(top.rank, static_cast<int>(i) + 1);
     EXPECT_NEAR(top.logprob, std::log(p[static_cast<size_t>(top.token)]), 1e-4);
-    EXPECT_EQ(std::ranges::count_if(p, [&](double x) { return x > p[static_cast<size_t>(top.token)]; }),
-              static_cast<int>(i));
+    EXPECT_EQ(
+        std::ranges::count_if(p, [&](double x) { return x > p[static_cast<size_t>(top.token)]; }),
+        static_cast<int>(i));
   }
 }
 
