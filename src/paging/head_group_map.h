@@ -6,10 +6,12 @@
 
 namespace tangram {
 
-// Which row and which column of its pages each KV head of each layer has: G = L*Hkv/Hp rows of Hp heads.
+// Which row and which column of its pages each KV head of each layer has: G = L*Hkv/Hp rows of Hp
+// heads.
 class HeadGroupMap {
  public:
-  // `order` lists all heads (layer * num_kv_heads + head) and is cut into runs of group_size, which divides it.
+  // `order` lists all heads (layer * num_kv_heads + head) and is cut into runs of group_size, which
+  // divides it.
   HeadGroupMap(int num_layers, int num_kv_heads, int group_size, std::span<const int32_t> order);
   // Heads in their natural order.
   static HeadGroupMap Natural(int num_layers, int num_kv_heads, int group_size);

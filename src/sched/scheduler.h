@@ -17,11 +17,11 @@ struct SchedulerConfig {
   int max_num_seqs = 64;             // running at once; slots of the page table
   int max_num_batched_tokens = 512;  // of a step
   int max_model_len = 0;
-  int page_size = 16;                // B
-  int num_rows = 0;                  // G
+  int page_size = 16;  // B
+  int num_rows = 0;    // G
   int64_t num_pages = 0;
   bool enable_prefix_caching = true;
-  bool priority_policy = false;      // else first come, first served
+  bool priority_policy = false;  // else first come, first served
 };
 
 // Numbers for metrics; totals since the start.
@@ -29,10 +29,10 @@ struct SchedulerStats {
   int num_running = 0;
   int num_waiting = 0;
   int64_t pages_total = 0;
-  int64_t pages_held = 0;      // by running sequences
-  int64_t pages_cached = 0;    // by cache entries alone: evictable
-  int64_t logical_tokens = 0;  // of running sequences
-  int64_t resident_tokens = 0; // sum of row lengths / G
+  int64_t pages_held = 0;       // by running sequences
+  int64_t pages_cached = 0;     // by cache entries alone: evictable
+  int64_t logical_tokens = 0;   // of running sequences
+  int64_t resident_tokens = 0;  // sum of row lengths / G
   uint64_t num_preemptions = 0;
   uint64_t prefix_cache_queries = 0;  // tokens
   uint64_t prefix_cache_hits = 0;     // tokens
@@ -43,12 +43,12 @@ struct StepResult {
   RequestId id;
   TokenId token;
   bool finished;
-  FinishReason reason;       // when finished
-  TokenId stop_token = -1;   // the id that stopped it, when it did
+  FinishReason reason;      // when finished
+  TokenId stop_token = -1;  // the id that stopped it, when it did
 };
 
-// Decides, step by step, which tokens of which sequences are processed and in which pages their KV lies.
-// Pure integers: no model, no clock; the same calls give the same decisions.
+// Decides, step by step, which tokens of which sequences are processed and in which pages their KV
+// lies. Pure integers: no model, no clock; the same calls give the same decisions.
 class Scheduler {
  public:
   explicit Scheduler(SchedulerConfig config, std::vector<RetentionTable> tables);
@@ -59,12 +59,15 @@ class Scheduler {
   bool Fits(const Request& request) const;
   // Queues the request. Its id is new.
   void Add(Request request);
-  // Ends a request, waiting or running; its state stays in the prefix cache. False: not known (any more).
+  // Ends a request, waiting or running; its state stays in the prefix cache. False: not known (any
+  // more).
   bool Abort(RequestId id);
-  // The next step; empty if nothing can run. Every Schedule() with sequences is followed by one Complete().
+  // The next step; empty if nothing can run. Every Schedule() with sequences is followed by one
+  // Complete().
   const SchedulerOutput& Schedule();
-  // Tells the tokens sampled in that step, one for each sequence with `samples`, in order, and returns what became of those
-  // sequences. Aborts between Schedule and Complete are honoured: such a sequence gives no result.
+  // Tells the tokens sampled in that step, one for each sequence with `samples`, in order, and
+  // returns what became of those sequences. Aborts between Schedule and Complete are honoured: such
+  // a sequence gives no result.
   const std::vector<StepResult>& Complete(std::span<const TokenId> sampled);
 
   bool HasWork() const;
@@ -77,7 +80,8 @@ class Scheduler {
   SchedulerStats Stats() const;
   // Drops every cached prefix that no running sequence holds.
   void ClearPrefixCache();
-  // Aborts with a message if an invariant is broken: the page equation, reference counts, free list. O(pages).
+  // Aborts with a message if an invariant is broken: the page equation, reference counts, free
+  // list. O(pages).
   void CheckInvariants() const;
 
  private:

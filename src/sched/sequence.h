@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "sched/request.h"
+
+namespace tangram {
+
+// A request on its way: its tokens, and how far it has come.
+struct Sequence {
+  Request request;
+  std::vector<TokenId> tokens;     // prompt, then generated
+  std::pair<int, uint64_t> order;  // priority, arrival: who goes first
+  int table = 0;
+  int slot = -1;          // while running
+  int num_computed = 0;   // tokens whose KV is in the slot's pages
+  int num_scheduled = 0;  // tokens of the step in progress
+  int num_cached = -1;    // prompt tokens that the prefix cache gave at first; -1: has not run yet
+  bool aborted = false;   // ends with the step in progress
+
+  int num_tokens() const { return static_cast<int>(tokens.size()); }
+  int num_generated() const { return num_tokens() - static_cast<int>(request.prompt.size()); }
+  // Unprocessed tokens; 1 when decoding.
+  int num_new() const { return num_tokens() - num_computed; }
+  bool decoding() const { return num_new() == 1 && num_computed > 0; }
+};
+
+}  // namespace tangram
