@@ -1,0 +1,20 @@
+# What the scripts of this folder share. Source it from the repository's root.
+
+# One line a stage, with the seconds since the script began.
+stage() { printf '\033[1m[%4ds] %s\033[0m\n' "$SECONDS" "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# version_at_least HAVE WANT
+version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
+
+# configure_and_build PRESET [TARGET...]
+configure_and_build() {
+  local preset=$1 build=build/$1
+  shift
+  if ! [ -f "$build/build.ninja" ]; then
+    stage "Configure ($preset)"
+    cmake --preset "$preset" >"$build.log" 2>&1 || { cat "$build.log"; die "cmake --preset $preset failed"; }
+  fi
+  stage "Build ($preset)"
+  cmake --build "$build" --parallel "${JOBS:-$(nproc)}" ${1:+--target "$@"}
+}
