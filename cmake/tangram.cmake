@@ -17,7 +17,7 @@ endfunction()
 
 # tangram_test(NAME SOURCES... DEPS... [LABELS...] [ARGS...])
 # A GoogleTest program, run by ctest as one test (its cases share a start-up). Labels: unit, ops, e2e;
-# "concurrent" marks what also runs under ThreadSanitizer.
+# "concurrent" marks what also runs under ThreadSanitizer. Target tests-LABEL builds a label's tests.
 function(tangram_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS;ARGS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -26,4 +26,10 @@ function(tangram_test name)
   target_compile_definitions(${name} PRIVATE TANGRAM_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 900)
+  foreach(label ${ARG_LABELS})
+    if(NOT TARGET tests-${label})
+      add_custom_target(tests-${label})
+    endif()
+    add_dependencies(tests-${label} ${name})
+  endforeach()
 endfunction()

@@ -20,7 +20,7 @@ MAY_INCLUDE = {
     "kvcache": {"paging", "ops", "tensor"},
     "model": {"kvcache", "ops", "comm", "tensor", "paging"},
     "engine": {"model", "kvcache", "ops", "comm", "sched", "paging", "tensor"},
-    "server": {"text", "engine/engine.h", "sched/request.h"},
+    "server": {"text", "engine/engine.h", "engine/token_event.h", "sched/request.h"},
 }
 # The only places that may know CUDA.
 CUDA_FOLDERS = ("src/ops/cuda", "src/comm", "tests/ops/cuda", "bench/cuda")
