@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/result.h"
 #include "ops/backend.h"
 
 namespace tangram {
@@ -17,9 +18,10 @@ struct RopeConfig {
   double theta = 10000.0;
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1.0;
-  int original_max_position = 0;
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;          // llama3
-  double beta_fast = 32.0, beta_slow = 1.0, attention_factor = 0.0;  // yarn; 0: from the factor
+  int original_max_position = 0;                         // before scaling
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
+  double beta_fast = 32.0, beta_slow = 1.0;              // yarn
+  double attention_factor = 1.0;                         // yarn: multiplies cos and sin
 };
 
 // Sampling defaults of generation_config.json; absent fields have no value.
@@ -28,22 +30,25 @@ struct GenerationDefaults {
   std::optional<int> top_k, max_new_tokens;
 };
 
+// The attention factor that YaRN suggests for a scaling factor (arXiv 2309.00071, eq. 22).
+double YarnAttentionFactor(double factor, double mscale = 1.0);
+
 // What a decoder-only model is, whatever file said so.
 struct ModelConfig {
   Architecture architecture = Architecture::kLlama;
   std::string model_type;
-  int num_layers = 0;             // L
-  int hidden_size = 0;            // D
-  int intermediate_size = 0;      // F
-  int num_attention_heads = 0;    // Hq
-  int num_key_value_heads = 0;    // Hkv
-  int head_dim = 0;               // d
+  int num_layers = 0;           // L
+  int hidden_size = 0;          // D
+  int intermediate_size = 0;    // F
+  int num_attention_heads = 0;  // Hq
+  int num_key_value_heads = 0;  // Hkv
+  int head_dim = 0;             // d
   int vocab_size = 0;
-  int max_position_embeddings = 0;
+  int max_position_embeddings = 0;  // the longest context, rope scaling applied
   float rms_norm_eps = 1e-6f;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;    // on Q, K, V (Qwen2)
-  bool qk_norm = false;           // Qwen3
+  bool attention_bias = false;  // on Q, K, V (Qwen2)
+  bool qk_norm = false;         // Qwen3
   RopeConfig rope;
   ops::RopeStyle rope_style = ops::RopeStyle::kHalf;
   std::vector<int32_t> eos_token_ids;  // of config and generation_config together
@@ -52,5 +57,18 @@ struct ModelConfig {
 
   int q_per_kv() const { return num_attention_heads / num_key_value_heads; }
 };
+
+class GgufFile;
+
+// The config of a Hugging Face folder: config.json, and generation_config.json if it is there.
+// kLoad for what is missing or malformed; kUnsupported, naming the field, for what would be
+// computed wrongly.
+Result<ModelConfig> ReadHfConfig(const std::string& folder);
+// The config in a GGUF file's metadata; `name` is for messages.
+Result<ModelConfig> ReadGgufConfig(const GgufFile& file, const std::string& name);
+
+// Sizes that fit each other, a rotary dimension that is even; and the longest context with rope
+// scaling applied.
+Status FinishConfig(ModelConfig& config, const std::string& name);
 
 }  // namespace tangram

@@ -13,8 +13,8 @@ namespace tangram {
 
 // One forward step over T tokens of S sequences.
 struct ForwardInput {
-  std::span<const int32_t> tokens;     // [T]
-  std::span<const int32_t> positions;  // [T], true positions
+  std::span<const int32_t> tokens;               // [T]
+  std::span<const int32_t> positions;            // [T], true positions
   std::span<const ops::SequenceSpan> sequences;  // [S], covering all T tokens
   ops::PageTableView pages;
   const KvStorage* kv = nullptr;
@@ -24,8 +24,9 @@ struct ForwardInput {
 struct LoadOptions {
   bool dummy_weights = false;  // seeded random weights of the config's shapes
   uint64_t seed = 0;
-  int max_model_len = 0;       // 0: the config's; `dynamic` rope scaling depends on it
-  int max_num_tokens = 512;    // T of the largest step: sizes the activations
+  int max_model_len = 0;     // 0: the config's; `dynamic` rope scaling depends on it
+  int max_num_tokens = 512;  // T of the largest step: sizes the activations
+  int max_logit_rows = 0;    // logits of the largest step; 0: max_num_tokens
 };
 
 // A decoder-only transformer whose weights are loaded. Not thread safe: one step at a time.
@@ -39,8 +40,8 @@ class Model {
   virtual TensorView Forward(const ForwardInput& input) = 0;
 };
 
-// Loads a Hugging Face folder or a GGUF file. Errors name the file, the field and the remedy: kLoad for files that are missing or
-// corrupt, kUnsupported for what would be computed wrongly.
+// Loads a Hugging Face folder or a GGUF file. Errors name the file, the field and the remedy: kLoad
+// for files that are missing or corrupt, kUnsupported for what would be computed wrongly.
 Result<std::unique_ptr<Model>> LoadModel(const std::string& path, const LoadOptions& options,
                                          ops::Backend& backend);
 

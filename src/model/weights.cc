@@ -1,0 +1,109 @@
+#include "model/weights.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstring>
+
+namespace tangram {
+namespace {
+
+std::string ShapeText(const Shape& shape) {
+  std::vector<int64_t> dims;
+  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  return fmt::format("[{}]", fmt::join(dims, ", "));
+}
+
+// Buffers that older exporters saved beside the weights; they follow from the config.
+bool IsDerived(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
+
+uint64_t HashName(std::string_view name) {  // FNV-1a
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  return hash;
+}
+
+// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
+uint64_t SplitMix(uint64_t& state) {
+  uint64_t z = state += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+Status StoredWeights::Add(const std::vector<StoredTensor>& tensors,
+                          const std::vector<Buffer>& owners) {
+  // All owners of a file live as long as any of its tensors.
+  auto all = std::make_shared<std::vector<Buffer>>(owners);
+  for (const StoredTensor& tensor : tensors) {
+    Buffer owner(std::shared_ptr<void>(all, tensor.view.data), 0);
+    if (!tensors_.emplace(tensor.name, Entry{tensor, std::move(owner)}).second) {
+      return MakeError(ErrorKind::kLoad,
+                       fmt::format("{}: tensor '{}' appears twice", path_, tensor.name));
+    }
+  }
+  return {};
+}
+
+Result<Weight> StoredWeights::Take(const std::string& name, const Shape& shape) {
+  const auto it = tensors_.find(name);
+  if (it == tensors_.end()) {
+    return MakeError(ErrorKind::kLoad, fmt::format("{}: tensor '{}' is missing", path_, name));
+  }
+  const auto& [tensor, owner] = it->second;
+  if (tensor.view.shape != shape) {
+    return MakeError(ErrorKind::kLoad,
+                     fmt::format("{}: tensor '{}' is {}, and not {} as the config says", path_,
+                                 name, ShapeText(tensor.view.shape), ShapeText(shape)));
+  }
+  if (tensor.view.empty()) {
+    return MakeError(ErrorKind::kUnsupported,
+                     fmt::format("{}: tensor '{}' is stored as {}, which is not served", path_,
+                                 name, tensor.type));
+  }
+  taken_.insert(name);
+  return Weight{tensor.view, owner};
+}
+
+Status StoredWeights::CheckAllTaken() const {
+  for (const auto& [name, entry] : tensors_) {
+    if (taken_.contains(name) || IsDerived(name)) continue;
+    return MakeError(ErrorKind::kUnsupported,
+                     fmt::format("{}: tensor '{}' is no part of the architecture that the config "
+                                 "names; the result would lack it",
+                                 path_, name));
+  }
+  return {};
+}
+
+bool DummyWeights::Has(const std::string& name) const { return !name.starts_with("rope_freqs"); }
+
+Result<Weight> DummyWeights::Take(const std::string& name, const Shape& shape) {
+  const bool is_norm = name.find("norm") != std::string::npos;
+  const DType dtype = is_norm ? DType::kF32 : DType::kBF16;
+  const auto count = static_cast<size_t>(shape.count());
+  // Whole 8-byte words, so that the loop below has no tail.
+  Buffer memory = Buffer::AllocateHost((BytesFor(dtype, shape.count()) + 7) / 8 * 8);
+  if (memory.data() == nullptr) {
+    return MakeError(ErrorKind::kOutOfMemory,
+                     fmt::format("no memory for the random weights of '{}'", name));
+  }
+  if (is_norm) {
+    std::fill_n(static_cast<float*>(memory.data()), count, 1.0f);
+  } else {
+    // Sign and mantissa are random, the exponent is fixed: +-[1/64, 1/32), about as large as
+    // trained weights.
+    constexpr uint64_t kRandomBits = 0x807f807f807f807f, kExponent = 0x3c803c803c803c80;
+    uint64_t state = seed_ ^ HashName(name);
+    auto* words = static_cast<uint64_t*>(memory.data());
+    for (size_t i = 0; i < memory.bytes() / 8; ++i) {
+      words[i] = (SplitMix(state) & kRandomBits) | kExponent;
+    }
+  }
+  const TensorView view = memory.View(dtype, shape);
+  return Weight{view, std::move(memory)};
+}
+
+}  // namespace tangram
