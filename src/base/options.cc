@@ -1,0 +1,390 @@
+#include "base/options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <type_traits>
+
+#include "base/config_file.h"
+#include "base/numbers.h"
+
+namespace tangram {
+namespace {
+
+using Kind = Options::Option::Kind;
+
+constexpr std::string_view kVariablePrefix = "TANGRAM_ARG_";
+
+std::string VariableName(std::string_view name) {
+  std::string made(kVariablePrefix);
+  for (const char c : name) made += c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  return made;
+}
+
+Status SetValue(bool* value, const std::string& text) {
+  std::string lower = text;
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) { return std::tolower(c); });
+  const bool yes = lower == "true" || lower == "1" || lower == "yes" || lower == "on";
+  const bool no = lower == "false" || lower == "0" || lower == "no" || lower == "off";
+  if (!yes && !no) {
+    return MakeError(ErrorKind::kInvalidArgument, fmt::format("'{}' is not true or false", text));
+  }
+  *value = yes;
+  return {};
+}
+
+template <class T>
+Status SetValue(T* value, const std::string& text) requires std::is_integral_v<T> {
+  TANGRAM_ASSIGN_OR_RETURN(const int64_t parsed, ParseInteger(text));
+  *value = static_cast<T>(parsed);
+  const bool negative = std::is_unsigned_v<T> && parsed < 0;
+  if (negative || static_cast<int64_t>(*value) != parsed) {
+    return MakeError(ErrorKind::kInvalidArgument, fmt::format("{} is out of range", text));
+  }
+  return {};
+}
+
+template <class T>
+Status SetValue(T* value, const std::string& text) requires std::is_floating_point_v<T> {
+  TANGRAM_ASSIGN_OR_RETURN(const double parsed, ParseNumber(text));
+  *value = static_cast<T>(parsed);
+  return {};
+}
+
+Status SetValue(std::chrono::milliseconds* value, const std::string& text) {
+  TANGRAM_ASSIGN_OR_RETURN(const double seconds, ParseNumber(text));
+  if (seconds < 0 || seconds > 1e9) {
+    return MakeError(ErrorKind::kInvalidArgument, fmt::format("{} is out of range", text));
+  }
+  *value = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+  return {};
+}
+
+Status SetValue(std::string* value, const std::string& text) {
+  *value = text;
+  return {};
+}
+
+template <class T>
+std::string Show(const T& value) {
+  return fmt::format("{}", value);
+}
+std::string Show(const std::string& value) { return value; }
+std::string Show(const std::vector<std::string>& values) {
+  return fmt::format("{}", fmt::join(values, ","));
+}
+std::string Show(std::chrono::milliseconds value) {
+  return fmt::format("{}", static_cast<double>(value.count()) / 1000);
+}
+
+Error WithFlag(Error error, std::string_view name) {
+  error.param = fmt::format("--{}", name);
+  error.message = fmt::format("{}: {}", error.param, error.message);
+  return error;
+}
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+Options::Option& Options::Option::OneOf(Values values) {
+  choices = std::move(values);
+  return *this;
+}
+Options::Option& Options::Option::Secret() {
+  secret = true;
+  return *this;
+}
+Options::Option& Options::Option::Alias(std::string spelling) {
+  aliases.push_back(std::move(spelling));
+  return *this;
+}
+Options::Option& Options::Option::Positional() {
+  positional = true;
+  return *this;
+}
+
+Options::Options(std::string usage, std::string about)
+    : usage_(std::move(usage)), about_(std::move(about)) {
+  Add("config", &config_path_, "YAML file of options, `name: value` a line");
+}
+
+Options::Option& Options::Declare(Option option) {
+  option.group = group_;
+  options_.push_back(std::make_unique<Option>(std::move(option)));
+  return *options_.back();
+}
+
+template <class T>
+Options::Option& Options::Add(std::string name, T* value, std::string help) {
+  Option option{.name = std::move(name), .group = {}, .help = std::move(help)};
+  option.show = [value] { return Show(*value); };
+  option.default_text = option.show();
+  if constexpr (std::is_same_v<T, Values>) {
+    option.kind = Kind::kList;
+    option.set = [value](const Values& given) {
+      *value = given;
+      return Status{};
+    };
+  } else {
+    option.kind = std::is_same_v<T, bool> ? Kind::kFlag : Kind::kValue;
+    option.set = [value](const Values& given) { return SetValue(value, given.back()); };
+  }
+  return Declare(std::move(option));
+}
+
+template Options::Option& Options::Add(std::string, bool*, std::string);
+template Options::Option& Options::Add(std::string, int*, std::string);
+template Options::Option& Options::Add(std::string, int64_t*, std::string);
+template Options::Option& Options::Add(std::string, uint64_t*, std::string);
+template Options::Option& Options::Add(std::string, float*, std::string);
+template Options::Option& Options::Add(std::string, double*, std::string);
+template Options::Option& Options::Add(std::string, std::string*, std::string);
+template Options::Option& Options::Add(std::string, std::vector<std::string>*, std::string);
+template Options::Option& Options::Add(std::string, std::chrono::milliseconds*, std::string);
+
+Options::Option& Options::Accept(std::string name, Kind kind, std::string why) {
+  Option option{.name = name, .group = {}, .help = why, .kind = kind};
+  option.set = [this, name, why](const Values&) {
+    warnings_.push_back(fmt::format("--{} has no effect: {}", name, why));
+    return Status{};
+  };
+  option.show = [] { return std::string(); };
+  option.hidden = true;
+  return Declare(std::move(option));
+}
+
+Options::Option& Options::Refuse(std::string name, Kind kind, std::string harmless,
+                                 std::string why) {
+  Option option{.name = std::move(name), .group = {}, .help = why, .kind = kind};
+  option.set = [harmless, why](const Values& given) -> Status {
+    if (given.back() == harmless) return {};
+    return MakeError(ErrorKind::kInvalidArgument, why);
+  };
+  option.show = [] { return std::string(); };
+  option.hidden = true;
+  return Declare(std::move(option));
+}
+
+Options::Option* Options::Find(std::string_view name) {
+  for (const auto& option : options_) {
+    if (option->name == name) return option.get();
+  }
+  return nullptr;
+}
+
+// Spells every flag as it was declared: dashes for underscores, the name for an alias.
+std::vector<std::string> Options::Normalized(std::vector<std::string> args) const {
+  for (std::string& arg : args) {
+    if (!arg.starts_with("-") || arg == "-") continue;
+    const size_t equals = arg.find('=');
+    std::string flag = arg.substr(0, equals);
+    if (flag == "--") break;
+    if (flag.starts_with("--")) std::replace(flag.begin(), flag.end(), '_', '-');
+    for (const auto& option : options_) {
+      const auto& aliases = option->aliases;
+      if (std::find(aliases.begin(), aliases.end(), flag) != aliases.end()) {
+        flag = "--" + option->name;
+      }
+    }
+    arg = equals == std::string::npos ? flag : flag + arg.substr(equals);
+  }
+  return args;
+}
+
+Status Options::Apply(Option& option, const Values& values) {
+  if (values.empty() && option.kind != Kind::kList) {
+    return tl::unexpected(
+        WithFlag({ErrorKind::kInvalidArgument, "a value is missing", {}}, option.name));
+  }
+  for (const std::string& value : values) {
+    const auto& choices = option.choices;
+    if (!choices.empty() && std::find(choices.begin(), choices.end(), value) == choices.end()) {
+      const std::string message =
+          fmt::format("'{}' is none of {}", value, fmt::join(choices, ", "));
+      return tl::unexpected(WithFlag({ErrorKind::kInvalidArgument, message, {}}, option.name));
+    }
+  }
+  if (auto status = option.set(values); !status) {
+    return tl::unexpected(WithFlag(std::move(status.error()), option.name));
+  }
+  option.given = true;
+  return {};
+}
+
+std::string Options::Suggestion(std::string_view flag) const {
+  const std::string_view name = flag.substr(std::min(flag.find_first_not_of('-'), flag.size()));
+  const Option* best = nullptr;
+  size_t least = std::max<size_t>(2, name.size() / 3) + 1;
+  for (const auto& option : options_) {
+    for (const std::string& spelled : {option->name, "no-" + option->name}) {
+      const size_t distance = EditDistance(name, spelled);
+      if (distance < least) {
+        least = distance;
+        best = option.get();
+      }
+    }
+  }
+  return best == nullptr ? "--help lists the flags" : fmt::format("did you mean --{}?", best->name);
+}
+
+Status Options::ParseArgs(const std::vector<std::string>& args) {
+  CLI::App app;
+  app.set_help_flag();
+  app.allow_extras();
+  std::vector<std::pair<Option*, CLI::Option*>> bound;
+  std::vector<Values> taken(options_.size());
+  for (size_t i = 0; i < options_.size(); ++i) {
+    Option& option = *options_[i];
+    const std::string flag = "--" + option.name;
+    CLI::Option* made = nullptr;
+    if (option.kind == Kind::kFlag) {
+      made = app.add_flag(flag + "{true},--no-" + option.name + "{false}", taken[i]);
+    } else {
+      made = app.add_option(option.positional ? option.name + "," + flag : flag, taken[i]);
+      made->expected(1, option.kind == Kind::kList ? CLI::detail::expected_max_vector_size : 1);
+      made->multi_option_policy(option.kind == Kind::kList ? CLI::MultiOptionPolicy::TakeAll
+                                : option.positional        ? CLI::MultiOptionPolicy::Throw
+                                                           : CLI::MultiOptionPolicy::TakeLast);
+    }
+    made->envname(VariableName(option.name));
+    bound.emplace_back(&option, made);
+  }
+  try {
+    app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
+  } catch (const CLI::Error& error) {
+    return MakeError(ErrorKind::kInvalidArgument, error.what());
+  }
+  for (const std::string& extra : app.remaining()) {
+    if (extra == "--") continue;
+    const std::string flag = extra.substr(0, extra.find('='));
+    return MakeError(ErrorKind::kInvalidArgument,
+                     flag.starts_with("-")
+                         ? fmt::format("unknown flag {}; {}", flag, Suggestion(flag))
+                         : fmt::format("unexpected argument '{}'", extra),
+                     flag);
+  }
+  for (size_t i = 0; i < bound.size(); ++i) {
+    if (bound[i].second->count() == 0) continue;
+    Values values;
+    for (const std::string& text : taken[i]) {
+      const Values items = bound[i].first->kind == Kind::kList ? ParseItems(text) : Values{text};
+      values.insert(values.end(), items.begin(), items.end());
+    }
+    TANGRAM_RETURN_IF_ERROR(Apply(*bound[i].first, values));
+  }
+  return {};
+}
+
+Status Options::ReadConfig() {
+  std::ifstream file(config_path_);
+  std::stringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    return MakeError(ErrorKind::kInvalidArgument,
+                     fmt::format("--config: cannot read {}", config_path_), "--config");
+  }
+  auto entries = ParseConfig(text.str());
+  if (!entries) {
+    entries.error().message = fmt::format("{}: {}", config_path_, entries.error().message);
+    return tl::unexpected(std::move(entries.error()));
+  }
+  for (auto& [key, values] : *entries) {
+    std::replace(key.begin(), key.end(), '_', '-');
+    Option* option = Find(key);
+    if (option == nullptr) {
+      return MakeError(ErrorKind::kInvalidArgument,
+                       fmt::format("{}: unknown option {}; {}", config_path_, key, Suggestion(key)),
+                       key);
+    }
+    if (!option->given) TANGRAM_RETURN_IF_ERROR(Apply(*option, values));
+  }
+  return {};
+}
+
+void Options::WarnOfUnknownVariables() {
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (!text.starts_with(kVariablePrefix)) continue;
+    const std::string_view variable = text.substr(0, text.find('='));
+    const bool known = std::any_of(options_.begin(), options_.end(), [&](const auto& option) {
+      return VariableName(option->name) == variable;
+    });
+    if (!known) {
+      warnings_.push_back(fmt::format("{} is no option of this command: ignored", variable));
+    }
+  }
+}
+
+Status Options::Parse(std::vector<std::string> args) {
+  args = Normalized(std::move(args));
+  for (const std::string& arg : args) {
+    if (arg == "--") break;
+    if (arg == "-h" || arg == "--help" || arg.starts_with("--help=")) {
+      help_wanted_ = true;
+      help_filter_ = arg.starts_with("--help=") ? arg.substr(7) : "";
+      return {};
+    }
+  }
+  TANGRAM_RETURN_IF_ERROR(ParseArgs(args));
+  if (!config_path_.empty()) TANGRAM_RETURN_IF_ERROR(ReadConfig());
+  WarnOfUnknownVariables();
+  return {};
+}
+
+std::string Options::Help() const {
+  std::string help = fmt::format(
+      "Usage: {}\n\n{}\n\nEvery flag may also be given as a variable (TANGRAM_ARG_MAX_MODEL_LEN) "
+      "or in a --config\nfile, with dashes or underscores. --help=WORD shows the flags of a group "
+      "or a name.\n",
+      usage_, about_);
+  std::string group;
+  for (const auto& option : options_) {
+    if (option->hidden) continue;
+    const bool shown = help_filter_.empty() ||
+                       option->name.find(help_filter_) != std::string::npos ||
+                       option->group.find(help_filter_) != std::string::npos;
+    if (!shown) continue;
+    if (option->group != group) help += fmt::format("\n{}\n", group = option->group);
+    std::string flag = option->kind == Kind::kFlag ? "--[no-]" + option->name : "--" + option->name;
+    for (const std::string& alias : option->aliases) flag += ", " + alias;
+    help += fmt::format("  {:<34} {}", flag, option->help);
+    if (!option->choices.empty()) {
+      help += fmt::format(" ({})", fmt::join(option->choices, "|"));
+    }
+    if (!option->default_text.empty()) help += fmt::format(" [{}]", option->default_text);
+    help += "\n";
+  }
+  return help;
+}
+
+std::string Options::NonDefault() const {
+  std::string items;
+  for (const auto& option : options_) {
+    const std::string value = option->show();
+    if (value == option->default_text) continue;
+    items += fmt::format("{}'{}': {}", items.empty() ? "" : ", ", option->name,
+                         option->secret ? "(set)" : "'" + value + "'");
+  }
+  return "{" + items + "}";
+}
+
+}  // namespace tangram
