@@ -48,7 +48,8 @@ void PagePool::Drop(int32_t page) {
   free_.push_back(page);
 }
 
-void PagePool::CheckInvariants() const {
+void PagePool::CheckInvariants(std::span<const int32_t> holders,
+                               std::span<const int32_t> keepers) const {
   std::vector<bool> is_free(users_.size());
   for (const int32_t page : free_) {
     TANGRAM_CHECK(!is_free[page], "page {} is free twice", page);
@@ -56,11 +57,13 @@ void PagePool::CheckInvariants() const {
   }
   int64_t evictable = 0;
   for (int64_t page = 0; page < size(); ++page) {
-    const auto [holders, keepers] = users_[page];
-    TANGRAM_CHECK(holders >= 0 && keepers >= 0 && is_free[page] == (holders + keepers == 0),
-                  "page {}: {} holders, {} keepers, free: {}", page, holders, keepers,
-                  bool(is_free[page]));
-    if (holders == 0 && keepers > 0) ++evictable;
+    const Users& users = users_[page];
+    TANGRAM_CHECK(users.holders == holders[page] && users.keepers == keepers[page],
+                  "page {}: {} holders, counted {}; {} keepers, counted {}", page, holders[page],
+                  users.holders, keepers[page], users.keepers);
+    TANGRAM_CHECK(is_free[page] == (users.holders + users.keepers == 0), "page {} is free: {}",
+                  page, bool(is_free[page]));
+    evictable += users.holders == 0 && users.keepers > 0;
   }
   TANGRAM_CHECK(evictable == num_evictable_, "{} evictable pages, counted {}", evictable,
                 num_evictable_);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace tangram {
@@ -26,10 +27,10 @@ class PagePool {
 
   int holders(int32_t page) const { return users_[page].holders; }
   int keepers(int32_t page) const { return users_[page].keepers; }
-  bool shared(int32_t page) const { return holders(page) + keepers(page) > 1; }
 
-  // Aborts unless every page is either free or used, and counted right. O(size).
-  void CheckInvariants() const;
+  // Aborts unless every page has these users, or is free if it has none, and all is counted right.
+  // O(size).
+  void CheckInvariants(std::span<const int32_t> holders, std::span<const int32_t> keepers) const;
 
  private:
   struct Users {

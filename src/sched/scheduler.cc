@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "paging/page_pool.h"
+#include "paging/prefix_cache.h"
 #include "sched/sequence.h"
 #include "sched/slot_pages.h"
 
@@ -18,13 +19,15 @@ class Scheduler::Impl {
         tables_(std::move(tables)),
         pool_(config.num_pages),
         slots_(config.max_num_seqs, config.num_rows, PagesFor(config.max_model_len),
-               config.page_size, &pool_) {
+               config.page_size, &pool_),
+        cache_(config.page_size, config.num_rows, &pool_) {
     TANGRAM_CHECK(!tables_.empty() && tables_[0].num_rows() == config.num_rows, "retention table");
   }
 
   bool Fits(const Request& request) const {
     const int last = static_cast<int>(request.prompt.size()) + request.stop.max_tokens - 1;
-    return tables_[0].PeakPages(0, last, config_.page_size) <= config_.num_pages;
+    return last < config_.max_model_len &&
+           tables_[0].PeakPages(0, last, config_.page_size) <= config_.num_pages;
   }
 
   void Add(Request request);
@@ -33,6 +36,7 @@ class Scheduler::Impl {
   const std::vector<StepResult>& Complete(std::span<const TokenId> sampled);
   SchedulerStats Stats() const;
   void CheckInvariants() const;
+  void ClearPrefixCache() { cache_.Clear(); }
 
   bool HasWork() const { return !sequences_.empty(); }
   const PageTable& page_table() const { return slots_.table(); }
@@ -50,7 +54,11 @@ class Scheduler::Impl {
   void ScheduleRunning(bool decoding);
   bool MakeRoom(size_t index, int64_t pages);
   void Admit();
-  bool CanAdmit(const Sequence& seq) const;
+  PrefixCache::Match FindState(const Sequence& seq);
+  bool CanAdmit(const Sequence& seq, const PrefixCache::Match& match) const;
+  void Start(Sequence& seq, const PrefixCache::Match& match);
+  void Evict(int64_t pages);
+  void LeaveState(const Sequence& seq, bool runs_on);
   void ScheduleTokens(Sequence& seq, int num_tokens);
   void Preempt(size_t index);
   void LeaveSlot(Sequence& seq);
@@ -61,6 +69,7 @@ class Scheduler::Impl {
   std::vector<RetentionTable> tables_;
   PagePool pool_;
   SlotPages slots_;
+  PrefixCache cache_;
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
   std::map<std::pair<int, uint64_t>, Sequence*> waiting_;
   std::vector<Sequence*> running_;  // by order
@@ -68,7 +77,8 @@ class Scheduler::Impl {
   int budget_ = 0;                  // tokens that the step may still take
   SchedulerOutput output_;
   std::vector<StepResult> results_;
-  uint64_t num_arrivals_ = 0, num_preemptions_ = 0;
+  std::vector<int32_t> copied_pages_;  // held until the step's copies are made
+  uint64_t num_arrivals_ = 0, num_preemptions_ = 0, cache_queries_ = 0, cache_hits_ = 0;
 };
 
 void Scheduler::Impl::Add(Request request) {
@@ -145,6 +155,7 @@ void Scheduler::Impl::Preempt(size_t index) {
 }
 
 void Scheduler::Impl::LeaveSlot(Sequence& seq) {
+  LeaveState(seq, /*runs_on=*/false);
   slots_.GiveSlot(seq.slot);
   seq.slot = -1;
   seq.num_computed = 0;
@@ -154,9 +165,24 @@ void Scheduler::Impl::RemoveRunning(const Sequence& seq) {
   running_.erase(std::find(running_.begin(), running_.end(), &seq));
 }
 
+void Scheduler::Impl::LeaveState(const Sequence& seq, bool runs_on) {
+  if (!config_.enable_prefix_caching) return;
+  const std::span<const TokenId> tokens = seq.tokens;
+  cache_.Insert(seq.request.cache_salt, tokens.first(seq.num_computed), slots_.table(), seq.slot,
+                runs_on);
+}
+
+void Scheduler::Impl::Evict(int64_t pages) {
+  if (pool_.num_free() < pages) cache_.Evict(pages);
+}
+
 void Scheduler::Impl::ScheduleTokens(Sequence& seq, int num_tokens) {
   const int end = seq.num_computed + num_tokens;
-  slots_.Grow(seq.slot, TableOf(seq), seq.num_computed, end, output_.page_updates);
+  const int64_t peak = TableOf(seq).PeakPages(seq.num_computed, end, config_.page_size);
+  if (const int64_t pages = peak - slots_.num_pages(seq.slot); pages > 0) {
+    Evict(pages);
+    slots_.Grow(seq.slot, TableOf(seq), seq.num_computed, end, output_.page_updates);
+  }
   seq.num_scheduled = num_tokens;
   budget_ -= num_tokens;
   output_.num_tokens += num_tokens;
@@ -169,49 +195,82 @@ void Scheduler::Impl::Admit() {
   while (!waiting_.empty() && budget_ > 0 &&
          running_.size() < static_cast<size_t>(config_.max_num_seqs)) {
     Sequence& seq = *waiting_.begin()->second;
-    if (!CanAdmit(seq)) return;
+    PrefixCache::Match match = FindState(seq);
+    bool admitted = CanAdmit(seq, match);
+    if (!admitted && match.copied != nullptr) {  // for the step, a copy costs its page twice
+      match.DropCopy(config_.page_size, pool_);
+      admitted = CanAdmit(seq, match);
+    }
+    if (!admitted) return;
     waiting_.erase(waiting_.begin());
-    seq.slot = slots_.TakeSlot();
-    if (seq.num_cached < 0) seq.num_cached = 0;
-    const auto before = [](const Sequence* a, const Sequence* b) { return a->order < b->order; };
-    running_.insert(std::upper_bound(running_.begin(), running_.end(), &seq, before), &seq);
+    Start(seq, match);
     ScheduleTokens(seq, std::min(seq.num_new(), budget_));
   }
 }
 
+// The last token is always processed: its logits are wanted.
+PrefixCache::Match Scheduler::Impl::FindState(const Sequence& seq) {
+  if (!config_.enable_prefix_caching) return {};
+  const std::span<const TokenId> tokens = seq.tokens;
+  return cache_.Find(seq.request.cache_salt, tokens.first(tokens.size() - 1));
+}
+
 // By exact need: its prefill's peak, and what the running ones will take until it has been
 // prefilled.
-bool Scheduler::Impl::CanAdmit(const Sequence& seq) const {
+bool Scheduler::Impl::CanAdmit(const Sequence& seq, const PrefixCache::Match& match) const {
   const int page_size = config_.page_size;
-  int64_t prefill_tokens = seq.num_new();
+  int64_t prefill_tokens = seq.num_tokens() - match.num_tokens;
   int num_decodes = 0;
   for (const Sequence* other : running_) {
     const int left = other->num_new() - other->num_scheduled;
-    if (left > 0)
-      prefill_tokens += left;
-    else
-      ++num_decodes;
+    prefill_tokens += left;
+    num_decodes += left == 0;
   }
   const int per_step = std::max(1, config_.max_num_batched_tokens - num_decodes);
   const int num_steps = static_cast<int>((prefill_tokens + per_step - 1) / per_step);
-  int64_t need = tables_[seq.table].PeakPages(seq.num_computed, seq.num_tokens(), page_size);
+  int64_t need = tables_[seq.table].PeakPages(match.num_tokens, seq.num_tokens(), page_size) -
+                 int64_t(match.shared.size()) * config_.num_rows;
   for (const Sequence* other : running_) {
-    const int last =
-        static_cast<int>(other->request.prompt.size()) + other->request.stop.max_tokens - 1;
-    const int end = std::min(last, other->num_tokens() + num_steps);
+    const int end = std::min(other->max_computed(), other->num_tokens() + num_steps);
     need += TableOf(*other).PeakPages(other->num_computed, end, page_size) -
             slots_.num_pages(other->slot);
   }
-  return need <= PagesAvailable();
+  return need <= PagesAvailable() - match.num_evictable;
+}
+
+void Scheduler::Impl::Start(Sequence& seq, const PrefixCache::Match& match) {
+  seq.slot = slots_.TakeSlot();
+  for (const auto* block : match.shared) {
+    slots_.Share(seq.slot, block->pages, output_.page_updates);
+  }
+  if (match.copied != nullptr) {
+    for (const int32_t page : match.copied->pages) {
+      pool_.Hold(page);
+      copied_pages_.push_back(page);
+    }
+    Evict(config_.num_rows);
+    slots_.Copy(seq.slot, match.copied->pages, output_);
+  }
+  seq.num_computed = match.num_tokens;
+  if (seq.num_cached < 0) {
+    seq.num_cached = match.num_tokens;
+    cache_queries_ += seq.tokens.size();
+    cache_hits_ += match.num_tokens;
+  }
+  const auto before = [](const Sequence* a, const Sequence* b) { return a->order < b->order; };
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &seq, before), &seq);
 }
 
 const std::vector<StepResult>& Scheduler::Impl::Complete(std::span<const TokenId> sampled) {
   results_.clear();
+  for (const int32_t page : copied_pages_) pool_.Release(page);
+  copied_pages_.clear();
   size_t next = 0;
   for (size_t i = 0; i < in_step_.size(); ++i) {
     Sequence& seq = *in_step_[i];
     seq.num_computed += seq.num_scheduled;
     seq.num_scheduled = 0;
+    if (seq.num_computed == static_cast<int>(seq.request.prompt.size())) LeaveState(seq, true);
     bool finished = seq.aborted;
     if (output_.sequences[i].samples) {
       TANGRAM_CHECK(next < sampled.size(), "{} sampled tokens", sampled.size());
@@ -264,17 +323,21 @@ SchedulerStats Scheduler::Impl::Stats() const {
   }
   stats.resident_tokens /= config_.num_rows;
   stats.num_preemptions = num_preemptions_;
+  stats.prefix_cache_queries = cache_queries_;
+  stats.prefix_cache_hits = cache_hits_;
   return stats;
 }
 
 void Scheduler::Impl::CheckInvariants() const {
-  pool_.CheckInvariants();
+  TANGRAM_CHECK(in_step_.empty(), "a step is in progress");
+  std::vector<int32_t> holders(pool_.size()), keepers(pool_.size());
   for (const Sequence* seq : running_) {
-    const int64_t pages = TableOf(*seq).Pages(seq->num_computed, config_.page_size);
-    TANGRAM_CHECK(seq->num_scheduled > 0 || slots_.num_pages(seq->slot) == pages,
-                  "request {} with {} tokens holds {} pages, not {}", seq->request.id,
-                  seq->num_computed, slots_.num_pages(seq->slot), pages);
+    slots_.CheckInvariants(seq->slot, TableOf(*seq), seq->num_computed, holders);
   }
+  cache_.CheckInvariants(keepers);
+  pool_.CheckInvariants(holders, keepers);
+  TANGRAM_CHECK(running_.size() + waiting_.size() == sequences_.size(), "{} + {} sequences of {}",
+                running_.size(), waiting_.size(), sequences_.size());
 }
 
 Scheduler::Scheduler(SchedulerConfig config, std::vector<RetentionTable> tables)
@@ -299,7 +362,7 @@ int Scheduler::NumCachedTokens(RequestId id) const {
   return seq ? std::max(seq->num_cached, 0) : 0;
 }
 SchedulerStats Scheduler::Stats() const { return impl_->Stats(); }
-void Scheduler::ClearPrefixCache() {}
+void Scheduler::ClearPrefixCache() { impl_->ClearPrefixCache(); }
 void Scheduler::CheckInvariants() const { impl_->CheckInvariants(); }
 
 }  // namespace tangram

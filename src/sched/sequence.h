@@ -24,6 +24,10 @@ struct Sequence {
   int num_generated() const { return num_tokens() - static_cast<int>(request.prompt.size()); }
   // Unprocessed tokens; 1 when decoding.
   int num_new() const { return num_tokens() - num_computed; }
+  // Tokens that are processed before max_tokens ends it: the last one is not.
+  int max_computed() const {
+    return static_cast<int>(request.prompt.size()) + request.stop.max_tokens - 1;
+  }
   bool decoding() const { return num_new() == 1 && num_computed > 0; }
 };
 

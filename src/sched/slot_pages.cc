@@ -31,16 +31,36 @@ void SlotPages::GiveSlot(int slot) {
   free_slots_.push_back(slot);
 }
 
+void SlotPages::Append(int slot, int row, int32_t page, std::vector<PageUpdate>& updates) {
+  int32_t& count = counts_[size_t(slot) * num_rows_ + row];
+  table_.row(slot, row)[count] = page;
+  updates.push_back({slot, row, count, page});
+  ++count;
+  ++totals_[slot];
+}
+
+void SlotPages::Share(int slot, const std::vector<int32_t>& pages,
+                      std::vector<PageUpdate>& updates) {
+  for (int row = 0; row < num_rows_; ++row) {
+    pool_->Hold(pages[row]);
+    Append(slot, row, pages[row], updates);
+  }
+}
+
+void SlotPages::Copy(int slot, const std::vector<int32_t>& pages, SchedulerOutput& output) {
+  for (int row = 0; row < num_rows_; ++row) {
+    const int32_t page = pool_->Take();
+    Append(slot, row, page, output.page_updates);
+    output.page_copies.push_back({pages[row], page});
+  }
+}
+
 void SlotPages::Grow(int slot, const RetentionTable& retention, int from, int to,
                      std::vector<PageUpdate>& updates) {
   for (int row = 0; row < num_rows_; ++row) {
-    int32_t& count = counts_[size_t(slot) * num_rows_ + row];
+    const int32_t& count = counts_[size_t(slot) * num_rows_ + row];
     const int wanted = PagesFor(retention.PeakLength(row, from, to));
-    for (int32_t* ids = table_.row(slot, row); count < wanted; ++count) {
-      ids[count] = pool_->Take();
-      updates.push_back({slot, row, count, ids[count]});
-      ++totals_[slot];
-    }
+    while (count < wanted) Append(slot, row, pool_->Take(), updates);
   }
 }
 
@@ -52,6 +72,21 @@ void SlotPages::Trim(int slot, const RetentionTable& retention, int n) {
       pool_->Release(ids[--count]);
     }
   }
+}
+
+void SlotPages::CheckInvariants(int slot, const RetentionTable& retention, int n,
+                                std::vector<int32_t>& holders) const {
+  int64_t total = 0;
+  for (int row = 0; row < num_rows_; ++row) {
+    const int32_t count = counts_[size_t(slot) * num_rows_ + row];
+    const int length = retention.Length(row, n);
+    TANGRAM_CHECK(count == PagesFor(length), "slot {} row {} of length {} holds {} pages", slot,
+                  row, length, count);
+    for (int i = 0; i < count; ++i) ++holders[table_.row(slot, row)[i]];
+    total += count;
+  }
+  TANGRAM_CHECK(total == totals_[slot], "slot {} holds {} pages, counted {}", slot, total,
+                totals_[slot]);
 }
 
 }  // namespace tangram

@@ -21,14 +21,21 @@ class SlotPages {
   void GiveSlot(int slot);
 
   int64_t num_pages(int slot) const { return totals_[slot]; }
-  int num_pages(int slot, int row) const { return counts_[size_t(slot) * num_rows_ + row]; }
+  // Appends one page to each row: pages[row], which the slot holds from now on.
+  void Share(int slot, const std::vector<int32_t>& pages, std::vector<PageUpdate>& updates);
+  // Appends one page to each row, to be filled from pages[row].
+  void Copy(int slot, const std::vector<int32_t>& pages, SchedulerOutput& output);
   // Room for PeakLength(row, from, to) in each row; the pool has the pages.
   void Grow(int slot, const RetentionTable& retention, int from, int to,
             std::vector<PageUpdate>& updates);
   // Releases what Length(row, n) does not need.
   void Trim(int slot, const RetentionTable& retention, int n);
+  // Aborts unless the slot has the pages of Length(row, n). Adds 1 to holders[page] for each.
+  void CheckInvariants(int slot, const RetentionTable& retention, int n,
+                       std::vector<int32_t>& holders) const;
 
  private:
+  void Append(int slot, int row, int32_t page, std::vector<PageUpdate>& updates);
   int PagesFor(int length) const { return (length + page_size_ - 1) / page_size_; }
 
   int num_rows_, page_size_;

@@ -48,6 +48,7 @@ TEST(Scheduler, MixesDecodesWithChunksOfPrefill) {
   EXPECT_EQ(step.sequences[0].num_tokens, 1);
   EXPECT_EQ(step.sequences[1].num_computed, 22);
   EXPECT_EQ(step.sequences[1].num_tokens, 18);
+  scheduler.Complete(std::vector<TokenId>{7, 7});
   scheduler.CheckInvariants();
 }
 

@@ -1,0 +1,119 @@
+#include "paging/prefix_cache.h"
+
+#include <gtest/gtest.h>
+
+namespace tangram {
+namespace {
+
+constexpr int kPageSize = 4, kRows = 2;
+
+class PrefixCacheTest : public testing::Test {
+ protected:
+  // Gives slot 0 pages for so many tokens, in place of what it held.
+  void Fill(int num_tokens) {
+    Release();
+    for (int i = 0; i < (num_tokens + kPageSize - 1) / kPageSize; ++i) {
+      for (int row = 0; row < kRows; ++row) {
+        table_.row(0, row)[i] = pool_.Take();
+        held_.push_back(table_.row(0, row)[i]);
+      }
+    }
+  }
+  void Release() {
+    for (const int32_t page : held_) pool_.Release(page);
+    held_.clear();
+  }
+  // A finished sequence's state.
+  void Leave(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+    Fill(int(tokens.size()));
+    cache_.Insert(salt, tokens, table_, 0, /*runs_on=*/false);
+    Release();
+    Check();
+  }
+  int Found(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+    return cache_.Find(salt, tokens).num_tokens;
+  }
+  void Check() {
+    std::vector<int32_t> holders(pool_.size()), keepers(pool_.size());
+    for (const int32_t page : held_) ++holders[page];
+    cache_.CheckInvariants(keepers);
+    pool_.CheckInvariants(holders, keepers);
+  }
+
+  PagePool pool_{40};
+  PageTable table_{1, kRows, 10};
+  PrefixCache cache_{kPageSize, kRows, &pool_};
+  std::vector<int32_t> held_;
+};
+
+TEST_F(PrefixCacheTest, FindsTheLongestCommonPrefixAtAnyToken) {
+  Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 7, 8, 9, 10}), 9);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 7, 0}), 7);
+  EXPECT_EQ(Found({1, 2, 3}), 3);
+  EXPECT_EQ(Found({2, 2, 3}), 0);
+  Leave({1, 2, 3, 4, 5, 6, 0, 0});
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 0, 9}), 7);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 8, 9}), 6);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 7, 9}), 7);
+}
+
+TEST_F(PrefixCacheTest, KeepsSaltsApart) {
+  Leave({1, 2, 3, 4}, 7);
+  EXPECT_EQ(Found({1, 2, 3, 4}), 0);
+  EXPECT_EQ(Found({1, 2, 3, 4}, 7), 4);
+}
+
+TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
+  Leave({1, 2, 3, 4, 5, 6});
+  PrefixCache::Match match = cache_.Find(0, std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7});
+  EXPECT_EQ(match.shared.size(), 2u);  // goes on in the page that is not full
+  EXPECT_EQ(match.copied, nullptr);
+  EXPECT_EQ(match.num_evictable, 4);
+  match = cache_.Find(0, std::vector<int32_t>{1, 2, 3, 4, 5, 0});
+  EXPECT_EQ(match.shared.size(), 1u);
+  ASSERT_NE(match.copied, nullptr);  // slot 1 of the page has another's 6
+  for (const int32_t page : match.copied->pages) pool_.Hold(page);
+  match = cache_.Find(0, std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7});
+  EXPECT_EQ(match.shared.size(), 1u);  // someone else goes on in that page already
+  EXPECT_NE(match.copied, nullptr);
+  EXPECT_EQ(match.num_evictable, 2);
+  match.DropCopy(kPageSize, pool_);
+  EXPECT_EQ(match.num_tokens, 4);
+  EXPECT_EQ(match.num_evictable, 2);
+}
+
+TEST_F(PrefixCacheTest, StoresACommonPrefixOnce) {
+  Leave({1, 2, 3, 4, 5, 6, 7, 8});
+  Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});
+  EXPECT_EQ(pool_.num_evictable(), 3 * kRows);
+  Leave({1, 2, 3, 4, 5, 6, 7, 8, 9, 10});  // lengthens the last block
+  EXPECT_EQ(pool_.num_evictable(), 3 * kRows);
+  EXPECT_EQ(cache_.num_blocks(), 3);
+}
+
+TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
+  Leave({1, 2, 3, 4, 5, 6, 7, 8});
+  Leave({9, 9, 9, 9, 8, 8, 8, 8});
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 7, 8}), 8);  // now the other is older
+  cache_.Evict(pool_.num_free() + 1);
+  Check();
+  EXPECT_EQ(Found({9, 9, 9, 9, 8, 8, 8, 8}), 4);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 7, 8}), 8);
+  cache_.Evict(pool_.size());
+  EXPECT_EQ(cache_.num_blocks(), 0);
+  Check();
+}
+
+TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
+  Fill(6);
+  cache_.Insert(0, std::vector<int32_t>{1, 2, 3, 4, 5, 6}, table_, 0, /*runs_on=*/true);
+  Check();
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 4);
+  EXPECT_EQ(pool_.num_evictable(), 0);
+  Release();
+  EXPECT_EQ(pool_.num_evictable(), kRows);
+}
+
+}  // namespace
+}  // namespace tangram

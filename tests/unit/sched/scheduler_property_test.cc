@@ -1,0 +1,246 @@
+// Random traces on the symbolic model: design section 8, items 1 to 4. Each case prints its seed as
+// its name, and a seed gives the same trace on every machine.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "sched/scheduler.h"
+#include "symbolic_model.h"
+
+namespace tangram {
+namespace {
+
+constexpr int kSeeds = 50;
+constexpr int kStepsPerSeed = 20000;  // together 10^6
+
+// A request, and what a dense run of it alone answers.
+struct Asked {
+  Request request;
+  std::vector<TokenId> tokens;  // prompt and expected answer
+  FinishReason reason = FinishReason::kLength;
+  size_t num_known = 0;  // of tokens, so far
+  DenseRun dense;        // follows the scheduler's progress
+};
+
+struct Totals {
+  int64_t steps = 0, finished = 0, aborts = 0, copies = 0;
+  uint64_t preemptions = 0, hits = 0;
+};
+
+class Trace {
+ public:
+  explicit Trace(int seed);
+  void Step();
+  // Lets everything finish, and drops the cache: no page is left in use.
+  void Drain();
+  Totals totals() const { return totals_; }
+
+ private:
+  int Uniform(int low, int high) { return low + int(random_() % uint64_t(high - low + 1)); }
+  bool Chance(int percent) { return Uniform(0, 99) < percent; }
+  SchedulerConfig RandomConfig();
+  std::vector<TokenId> RandomPrompt(int length);
+  void Ask();
+  void AbortOne();
+  void RunStep();
+  void Check(const ScheduledSequence& seq, Asked& asked);
+  void Tell(const StepResult& result);
+
+  std::mt19937_64 random_;
+  SchedulerConfig config_;
+  CompressionRule rule_;
+  int vocab_size_;
+  Scheduler scheduler_;
+  SymbolicModel model_;
+  std::map<RequestId, Asked> asked_;
+  std::vector<std::vector<TokenId>> histories_;
+  RequestId next_id_ = 1;
+  Totals totals_;
+};
+
+std::vector<RetentionTable> Tables(const SchedulerConfig& config) {
+  std::vector<RetentionTable> tables;
+  tables.push_back(RetentionTable::Full(config.num_rows, 4 * config.page_size));
+  return tables;
+}
+
+Trace::Trace(int seed)
+    : random_(seed),
+      config_(RandomConfig()),
+      vocab_size_(Uniform(2, 4)),
+      scheduler_(config_, Tables(config_)),
+      model_({config_.max_num_seqs, config_.num_rows,
+              (config_.max_model_len + config_.page_size - 1) / config_.page_size,
+              config_.page_size, config_.num_pages, vocab_size_},
+             rule_) {}
+
+SchedulerConfig Trace::RandomConfig() {
+  SchedulerConfig config;
+  config.page_size = 1 << Uniform(0, 3);
+  config.num_rows = Uniform(1, 3);
+  config.max_num_seqs = Uniform(1, 8);
+  config.max_num_batched_tokens = Uniform(1, 40);
+  config.max_model_len = Uniform(16, 100);
+  const int one = (config.max_model_len + config.page_size - 1) / config.page_size;
+  config.num_pages = config.num_rows * (one + Uniform(0, 2 * one));
+  config.enable_prefix_caching = Chance(90);
+  config.priority_policy = Chance(30);
+  return config;
+}
+
+// New tokens after the beginning of what was said before: prefixes in common of every length.
+std::vector<TokenId> Trace::RandomPrompt(int length) {
+  std::vector<TokenId> prompt;
+  if (!histories_.empty() && Chance(75)) {
+    prompt = histories_[Uniform(0, int(histories_.size()) - 1)];
+    if (Chance(50)) prompt.resize(Uniform(0, int(prompt.size())));
+    prompt.resize(std::min(int(prompt.size()), Chance(50) ? length - 1 : length));
+  }
+  const int target = prompt.empty() ? length : std::min(length, int(prompt.size()) + Uniform(0, 6));
+  while (int(prompt.size()) < std::max(1, target)) prompt.push_back(Uniform(0, vocab_size_ - 1));
+  return prompt;
+}
+
+void Trace::Ask() {
+  Request request{.id = next_id_++};
+  request.stop.max_tokens = Uniform(1, std::min(40, config_.max_model_len - 1));
+  request.stop.min_tokens = Uniform(0, 3);
+  if (Chance(30)) request.stop.stop_token_ids = {Uniform(0, vocab_size_ - 1)};
+  request.prompt = RandomPrompt(Uniform(1, config_.max_model_len - request.stop.max_tokens));
+  request.priority = Uniform(0, 2);
+  request.cache_salt = Chance(80) ? 0 : 1;
+  ASSERT_TRUE(scheduler_.Fits(request));
+  Asked asked{.request = request,
+              .tokens = request.prompt,
+              .num_known = request.prompt.size(),
+              .dense = DenseRun(scheduler_.table(0), rule_, request.cache_salt)};
+  DenseRun alone = asked.dense;
+  for (const TokenId token : request.prompt) alone.Process(token);
+  for (int i = 1; i <= request.stop.max_tokens; ++i) {
+    const TokenId token = alone.Next(vocab_size_);
+    asked.tokens.push_back(token);
+    if (i >= request.stop.min_tokens && request.stop.stop_token_ids == std::vector{token}) {
+      asked.reason = FinishReason::kStop;
+      break;
+    }
+    alone.Process(token);
+  }
+  scheduler_.Add(request);
+  asked_.emplace(request.id, std::move(asked));
+}
+
+void Trace::AbortOne() {
+  if (asked_.empty()) return;
+  const auto it = std::next(asked_.begin(), Uniform(0, int(asked_.size()) - 1));
+  EXPECT_TRUE(scheduler_.Abort(it->first));
+  asked_.erase(it);
+  ++totals_.aborts;
+}
+
+void Trace::Step() {
+  while (asked_.size() < 12 && Chance(asked_.size() < 2 ? 50 : 15)) Ask();
+  if (Chance(2)) AbortOne();
+  if (Uniform(0, 999) == 0) scheduler_.ClearPrefixCache();
+  RunStep();
+}
+
+void Trace::RunStep() {
+  const SchedulerOutput output = scheduler_.Schedule();
+  ++totals_.steps;
+  totals_.copies += output.page_copies.size();
+  ASSERT_EQ(output.empty(), asked_.empty());
+  if (output.empty()) return;
+  EXPECT_LE(output.num_tokens, config_.max_num_batched_tokens);
+  model_.Begin(output);
+  std::vector<TokenId> sampled;
+  for (const ScheduledSequence& seq : output.sequences) {
+    const std::span<const TokenId> tokens = scheduler_.Tokens(seq.id);
+    Asked& asked = asked_.at(seq.id);
+    ASSERT_EQ(tokens.size(), asked.num_known);
+    const TokenId next =
+        model_.Run(seq, scheduler_.table(seq.table), asked.request.cache_salt, tokens);
+    if (seq.samples) sampled.push_back(next);
+    Check(seq, asked);
+  }
+  if (Chance(2)) AbortOne();
+  for (const StepResult& result : scheduler_.Complete(sampled)) Tell(result);
+  scheduler_.CheckInvariants();
+}
+
+void Trace::Check(const ScheduledSequence& seq, Asked& asked) {
+  if (asked.dense.num_computed() > seq.num_computed) {  // preempted, and its state was cut
+    asked.dense = DenseRun(scheduler_.table(seq.table), rule_, asked.request.cache_salt);
+  }
+  while (asked.dense.num_computed() < seq.num_computed + seq.num_tokens) {
+    asked.dense.Process(asked.tokens[asked.dense.num_computed()]);
+  }
+  for (int row = 0; row < config_.num_rows; ++row) {
+    ASSERT_EQ(int(asked.dense.row(row).size()),
+              scheduler_.table(seq.table).Length(row, asked.dense.num_computed()));
+  }
+  ASSERT_EQ(model_.Difference(seq.slot, asked.dense), "") << "request " << seq.id;
+  ASSERT_EQ(seq.samples, asked.dense.num_computed() == int(asked.num_known));
+}
+
+void Trace::Tell(const StepResult& result) {
+  Asked& asked = asked_.at(result.id);
+  ASSERT_EQ(result.token, asked.tokens.at(asked.num_known)) << "request " << result.id;
+  ++asked.num_known;
+  ASSERT_EQ(result.finished, asked.num_known == asked.tokens.size());
+  if (!result.finished) return;
+  EXPECT_EQ(result.reason, asked.reason);
+  ++totals_.finished;
+  if (histories_.size() < 12) {
+    histories_.push_back(std::move(asked.tokens));
+  } else {
+    histories_[Uniform(0, 11)] = std::move(asked.tokens);
+  }
+  asked_.erase(result.id);
+}
+
+void Trace::Drain() {
+  for (int i = 0; i < 10000 && scheduler_.HasWork(); ++i) RunStep();
+  EXPECT_TRUE(asked_.empty());
+  scheduler_.ClearPrefixCache();
+  scheduler_.CheckInvariants();
+  const SchedulerStats stats = scheduler_.Stats();
+  EXPECT_EQ(stats.pages_held + stats.pages_cached, 0);
+  totals_.preemptions = stats.num_preemptions;
+  totals_.hits = stats.prefix_cache_hits;
+}
+
+class SchedulerProperty : public testing::TestWithParam<int> {
+ protected:
+  static Totals sum_;
+  static void TearDownTestSuite() {
+    printf(
+        "%ld steps: %ld finished, %ld aborted, %lu preempted, %lu tokens hit, %ld pages copied\n",
+        sum_.steps, sum_.finished, sum_.aborts, sum_.preemptions, sum_.hits, sum_.copies);
+    if (sum_.steps < int64_t{kSeeds} * kStepsPerSeed) return;  // only some seeds were asked for
+    EXPECT_GT(sum_.finished, sum_.steps / 50);
+    EXPECT_GT(sum_.aborts, sum_.steps / 100);
+    EXPECT_GT(sum_.preemptions, uint64_t(sum_.steps) / 100);
+    EXPECT_GT(sum_.hits, uint64_t(sum_.steps) / 10);
+    EXPECT_GT(sum_.copies, sum_.steps / 100);
+  }
+};
+Totals SchedulerProperty::sum_;
+
+TEST_P(SchedulerProperty, HoldsOnRandomTraces) {
+  Trace trace(GetParam());
+  for (int i = 0; i < kStepsPerSeed && !HasFailure(); ++i) trace.Step();
+  if (!HasFailure()) trace.Drain();
+  const Totals totals = trace.totals();
+  sum_.steps += totals.steps;
+  sum_.finished += totals.finished;
+  sum_.aborts += totals.aborts;
+  sum_.copies += totals.copies;
+  sum_.preemptions += totals.preemptions;
+  sum_.hits += totals.hits;
+}
+
+INSTANTIATE_TEST_SUITE_P(Seed, SchedulerProperty, testing::Range(1, kSeeds + 1));
+
+}  // namespace
+}  // namespace tangram

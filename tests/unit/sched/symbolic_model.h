@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "paging/retention_table.h"
+#include "sched/scheduler_output.h"
+
+namespace tangram {
+
+// What a KV slot holds in place of a key and a value: which tokens led to it, and where it stood.
+struct SymbolicKv {
+  uint64_t prefix = 0;
+  int32_t position = -1;
+  bool operator==(const SymbolicKv&) const = default;
+};
+
+struct CompressionRule {
+  int window = 1;
+  int sinks = 0;
+};
+
+// The rows of one sequence, without pages: what a dense run of it alone holds. The oracle.
+class DenseRun {
+ public:
+  DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt);
+
+  int num_computed() const { return num_computed_; }
+  std::span<const SymbolicKv> row(int row) const { return rows_[row]; }
+  void Process(TokenId token);
+  // The token that follows from what the last one read.
+  TokenId Next(int vocab_size) const;
+
+ private:
+  const RetentionTable* table_;
+  CompressionRule rule_;
+  int num_computed_ = 0;
+  uint64_t last_prefix_;
+  std::vector<std::vector<SymbolicKv>> rows_;
+};
+
+// A model on pages, driven by scheduler outputs alone, as a device is: it has its own copy of the
+// page table and knows of pages and lengths only what page updates, copies and positions tell.
+class SymbolicModel {
+ public:
+  struct Shape {
+    int num_slots, num_rows, max_pages_per_row, page_size;
+    int64_t num_pages;
+    int vocab_size;
+  };
+  SymbolicModel(Shape shape, CompressionRule rule);
+
+  // Before the sequences of a step: page updates, then page copies.
+  void Begin(const SchedulerOutput& output);
+  // Processes one sequence's tokens and returns the one that follows.
+  TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
+              std::span<const TokenId> tokens);
+  // What is wrong with the rows of a slot, if they are not those of a dense run; else empty.
+  std::string Difference(int slot, const DenseRun& dense) const;
+
+ private:
+  SymbolicKv& At(int slot, int row, int index);
+  const SymbolicKv& At(int slot, int row, int index) const;
+  void Compress(int slot, const RetentionTable& table, int boundary);
+
+  Shape shape_;
+  CompressionRule rule_;
+  std::vector<SymbolicKv> pool_;     // [pages][page_size]
+  std::vector<int32_t> page_table_;  // [slots][rows][max_pages_per_row]; -1: never told
+};
+
+}  // namespace tangram
