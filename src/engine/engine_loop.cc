@@ -129,11 +129,11 @@ void EngineLoop::TakeInbox() {
     std::swap(clear, clear_cache_);
   }
   for (Submission& s : submissions) Admit(std::move(s));
-  for (RequestId id : aborts) {
-    if (scheduler_.Abort(id)) End(id, FinishReason::kAbort);
-  }
+  std::erase_if(aborts, [this](RequestId id) { return !scheduler_.Abort(id); });
   if (clear) scheduler_.ClearPrefixCache();
-  if (!submissions.empty() || !aborts.empty() || clear) PublishStats();
+  // Before the listeners are told, so that whoever hears of an end finds its pages free.
+  PublishStats();
+  for (RequestId id : aborts) End(id, FinishReason::kAbort);
 }
 
 void EngineLoop::Admit(Submission s) {
@@ -172,7 +172,6 @@ void EngineLoop::Step() {
   totals_.forward_seconds += SecondsBetween(scheduled, ran);
   totals_.sample_seconds += SecondsBetween(ran, Clock::now());
   ++totals_.num_steps;
-  PublishStats();
 }
 
 void EngineLoop::SampleAndTell(const SchedulerOutput& output, const TensorView& logits) {
@@ -186,12 +185,13 @@ void EngineLoop::SampleAndTell(const SchedulerOutput& output, const TensorView& 
     tokens_.push_back(events_.back().token);
   }
   const std::vector<StepResult>& results = scheduler_.Complete(tokens_);
+  totals_.generation_tokens += results.size();
+  PublishStats();
   for (size_t i = 0; i < results.size(); ++i) {
     TokenEvent& event = events_[i];
     event.finished = results[i].finished;
     event.reason = results[i].reason;
     event.stop_token = results[i].stop_token;
-    ++totals_.generation_tokens;
     Tell(results[i].id, event);
   }
   for (RequestId id : failed_) {

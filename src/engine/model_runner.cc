@@ -65,6 +65,7 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   load.seed = config.seed;
   load.max_model_len = config.max_model_len;
   load.max_num_tokens = config.max_num_batched_tokens;
+  load.max_logit_rows = std::min(config.max_num_seqs, config.max_num_batched_tokens);
   TANGRAM_ASSIGN_OR_RETURN(runner->model_, LoadModel(config.model_path, load, *runner->backend_));
   const ModelConfig& model = runner->model_->config();
   TANGRAM_ASSIGN_OR_RETURN(runner->max_model_len_, MaxModelLen(model, config.max_model_len));

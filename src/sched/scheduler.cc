@@ -342,6 +342,7 @@ void Scheduler::Impl::CheckInvariants() const {
 
 Scheduler::Scheduler(SchedulerConfig config, std::vector<RetentionTable> tables)
     : impl_(std::make_unique<Impl>(config, std::move(tables))) {}
+Scheduler::Scheduler(Scheduler&&) noexcept = default;
 Scheduler::~Scheduler() = default;
 bool Scheduler::Fits(const Request& request) const { return impl_->Fits(request); }
 void Scheduler::Add(Request request) { impl_->Add(std::move(request)); }

@@ -1,0 +1,293 @@
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <thread>
+
+namespace tangram {
+namespace {
+
+using std::chrono_literals::operator""s;
+
+// Collects a request's events, from the engine's thread, for a test that waits.
+class Collector {
+ public:
+  TokenListener Listener() {
+    return [this](const TokenEvent& event) {
+      std::lock_guard lock(mutex_);
+      EXPECT_FALSE(finished_) << "an event after the last one";
+      if (event.token >= 0) tokens_.push_back(event.token);
+      if (tokens_.size() == 1) cached_ = event.num_cached_tokens;
+      finished_ = event.finished;
+      last_ = event;
+      changed_.notify_all();
+    };
+  }
+  // The tokens, once the request has ended.
+  std::vector<TokenId> Wait() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, 60s, [this] { return finished_; })) << "no end in 60 s";
+    return tokens_;
+  }
+  void WaitForTokens(size_t count) {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, 60s, [&] { return tokens_.size() >= count; }));
+  }
+  FinishReason reason() const { return last_.reason; }
+  TokenId stop_token() const { return last_.stop_token; }
+  int cached() const { return cached_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<TokenId> tokens_;
+  bool finished_ = false;
+  int cached_ = 0;
+  TokenEvent last_;
+};
+
+EngineConfig TinyConfig() {
+  EngineConfig config;
+  config.model_path = TANGRAM_SOURCE_DIR "/tests/unit/model/golden/qwen3_tied_bf16";
+  config.kv_cache_memory_bytes = 1 << 20;
+  config.max_num_seqs = 8;
+  config.max_num_batched_tokens = 32;
+  config.num_threads = 2;
+  return config;
+}
+
+std::unique_ptr<Engine> Start(const EngineConfig& config) {
+  auto engine = Engine::Create(config);
+  EXPECT_TRUE(engine) << engine.error().message;
+  return std::move(*engine);
+}
+
+Request MakeRequest(uint32_t seed, int prompt_size, int max_tokens, int vocab_size) {
+  std::mt19937 random(seed);
+  Request request;
+  for (int i = 0; i < prompt_size; ++i) {
+    request.prompt.push_back(static_cast<TokenId>(random() % static_cast<uint32_t>(vocab_size)));
+  }
+  request.sampling.temperature = 0;
+  request.stop.max_tokens = max_tokens;
+  request.stop.ignore_eos = true;
+  return request;
+}
+
+std::vector<TokenId> RunAlone(Engine& engine, Request request) {
+  Collector collector;
+  const auto id = engine.Submit(std::move(request), collector.Listener());
+  EXPECT_TRUE(id) << id.error().message;
+  return collector.Wait();
+}
+
+// Submits `count` requests at once and returns the tokens of each.
+std::vector<std::vector<TokenId>> RunTogether(Engine& engine, int count) {
+  std::vector<Collector> collectors(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    auto request =
+        MakeRequest(static_cast<uint32_t>(i), 3 + i * 5 % 23, 24, engine.info().vocab_size);
+    request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
+    request.sampling.seed = 100 + i;
+    EXPECT_TRUE(engine.Submit(std::move(request), collectors[static_cast<size_t>(i)].Listener()));
+  }
+  std::vector<std::vector<TokenId>> tokens;
+  for (Collector& c : collectors) tokens.push_back(c.Wait());
+  return tokens;
+}
+
+std::vector<std::vector<TokenId>> RunOneByOne(Engine& engine, int count) {
+  std::vector<std::vector<TokenId>> tokens;
+  for (int i = 0; i < count; ++i) {
+    auto request =
+        MakeRequest(static_cast<uint32_t>(i), 3 + i * 5 % 23, 24, engine.info().vocab_size);
+    request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
+    request.sampling.seed = 100 + i;
+    tokens.push_back(RunAlone(engine, std::move(request)));
+  }
+  return tokens;
+}
+
+TEST(EngineTest, TokensDoNotDependOnLoadChunkingOrPreemption) {
+  EngineConfig config = TinyConfig();
+  config.enable_prefix_caching = false;
+  const auto expected = RunOneByOne(*Start(config), 24);
+  {
+    auto engine = Start(config);
+    EXPECT_EQ(RunTogether(*engine, 24), expected);
+    EXPECT_EQ(engine->Stats().pages_held, 0);
+  }
+  config.max_num_batched_tokens = 7;
+  EXPECT_EQ(RunTogether(*Start(config), 24), expected);
+  config.max_num_batched_tokens = 32;
+  config.enable_prefix_caching = true;
+  config.num_pages_override = 5;  // 80 tokens for eight requests of up to 46
+  auto engine = Start(config);
+  EXPECT_EQ(RunTogether(*engine, 24), expected);
+  EXPECT_EQ(RunTogether(*engine, 24), expected);  // again, on what the cache kept
+  EXPECT_EQ(engine->Stats().pages_held, 0);
+}
+
+TEST(EngineTest, TheReferenceBackendGivesTheSameGreedyTokens) {
+  EngineConfig config = TinyConfig();
+  config.kv_cache_dtype = "f32";
+  auto fast = Start(config);
+  config.reference_backend = true;
+  auto reference = Start(config);
+  for (uint32_t i = 0; i < 8; ++i) {
+    const auto request = MakeRequest(i, 12, 24, fast->info().vocab_size);
+    EXPECT_EQ(RunAlone(*fast, request), RunAlone(*reference, request)) << i;
+  }
+}
+
+TEST(EngineTest, ARepeatedPromptIsCached) {
+  auto engine = Start(TinyConfig());
+  const Request request = MakeRequest(1, 20, 4, engine->info().vocab_size);
+  Collector first, second;
+  ASSERT_TRUE(engine->Submit(request, first.Listener()));
+  const auto tokens = first.Wait();
+  EXPECT_EQ(first.cached(), 0);
+  ASSERT_TRUE(engine->Submit(request, second.Listener()));
+  EXPECT_EQ(second.Wait(), tokens);
+  EXPECT_EQ(second.cached(), 19);  // all but the token whose logits are wanted
+  EXPECT_EQ(engine->Stats().prefix_cache_hits, 19u);
+}
+
+TEST(EngineTest, StopsOnStopIdsAndLengths) {
+  auto engine = Start(TinyConfig());
+  Request request = MakeRequest(3, 9, 16, engine->info().vocab_size);
+  const auto tokens = RunAlone(*engine, request);
+  ASSERT_EQ(tokens.size(), 16u);
+
+  const auto fourth = std::find(tokens.begin(), tokens.end(), tokens[3]);
+  request.stop.stop_token_ids = {tokens[3]};
+  Collector stopped;
+  ASSERT_TRUE(engine->Submit(request, stopped.Listener()));
+  EXPECT_EQ(stopped.Wait(), std::vector<TokenId>(tokens.begin(), fourth + 1));
+  EXPECT_EQ(stopped.reason(), FinishReason::kStop);
+  EXPECT_EQ(stopped.stop_token(), tokens[3]);
+
+  request.stop.min_tokens = 10;
+  Collector later;
+  ASSERT_TRUE(engine->Submit(request, later.Listener()));
+  const auto more = later.Wait();
+  EXPECT_GE(more.size(), 10u);
+  EXPECT_EQ(std::count(more.begin(), more.begin() + 10, tokens[3]), 0);
+}
+
+TEST(EngineTest, AbortEndsARequestAndFreesItsPages) {
+  EngineConfig config = TinyConfig();
+  config.enable_prefix_caching = false;
+  auto engine = Start(config);
+  Collector running, other;
+  const auto id =
+      engine->Submit(MakeRequest(1, 8, 40, engine->info().vocab_size), running.Listener());
+  ASSERT_TRUE(id);
+  ASSERT_TRUE(engine->Submit(MakeRequest(2, 8, 30, engine->info().vocab_size), other.Listener()));
+  running.WaitForTokens(2);
+  engine->Abort(*id);
+  engine->Abort(*id + 1000);  // never was
+  const size_t told = running.Wait().size();
+  if (told < 40) {
+    EXPECT_EQ(running.reason(), FinishReason::kAbort);
+  }
+  EXPECT_EQ(other.Wait().size(), 30u);
+  const auto patience = std::chrono::steady_clock::now() + 5s;
+  while (engine->Stats().pages_held != 0 && std::chrono::steady_clock::now() < patience) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(engine->Stats().pages_held, 0);
+}
+
+TEST(EngineTest, RefusesWhatCanNeverRun) {
+  auto engine = Start(TinyConfig());
+  const auto refused = [&](const Request& request, std::string_view text) {
+    const auto id = engine->Submit(request, [](const TokenEvent&) { FAIL(); });
+    ASSERT_FALSE(id);
+    EXPECT_EQ(id.error().kind, ErrorKind::kInvalidArgument);
+    EXPECT_NE(id.error().message.find(text), std::string::npos) << id.error().message;
+  };
+  const int longest = engine->info().max_model_len;
+  refused(MakeRequest(1, longest, 1, 10), "maximum context length is");
+  refused(MakeRequest(1, 0, 1, 10), "empty");
+  Request request = MakeRequest(1, 4, 1, 10);
+  request.prompt[2] = engine->info().vocab_size;
+  refused(request, "out of vocabulary");
+}
+
+TEST(EngineTest, AFullQueueIsUnavailable) {
+  EngineConfig config = TinyConfig();
+  config.max_num_seqs = 1;
+  config.max_queued_requests = 2;
+  std::vector<Collector> collectors(40);  // outlive the engine, which tells them of its end
+  auto engine = Start(config);
+  int refused = 0;
+  for (Collector& c : collectors) {
+    const auto id = engine->Submit(MakeRequest(1, 8, 50, engine->info().vocab_size), c.Listener());
+    if (id) continue;
+    EXPECT_EQ(id.error().kind, ErrorKind::kUnavailable);
+    ++refused;
+  }
+  EXPECT_GT(refused, 0);
+}
+
+TEST(EngineTest, EndingTheEngineEndsItsRequests) {
+  Collector collectors[20];
+  {
+    auto engine = Start(TinyConfig());
+    for (Collector& c : collectors) {
+      ASSERT_TRUE(engine->Submit(MakeRequest(5, 8, 50, engine->info().vocab_size), c.Listener()));
+    }
+    collectors[0].WaitForTokens(1);
+  }
+  for (Collector& c : collectors) {
+    if (c.Wait().size() < 50) {
+      EXPECT_EQ(c.reason(), FinishReason::kAbort);
+    }
+  }
+}
+
+TEST(EngineTest, SubmitsAndAbortsFromManyThreads) {
+  auto engine = Start(TinyConfig());
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint32_t i = 0; i < 10; ++i) {
+        Collector collector;
+        const auto id = engine->Submit(MakeRequest(t * 100 + i, 10, 12, engine->info().vocab_size),
+                                       collector.Listener());
+        ASSERT_TRUE(id);
+        if (i % 3 == 0) engine->Abort(*id);
+        collector.Wait();
+        engine->Stats();
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(engine->Stats().num_running, 0);
+}
+
+TEST(EngineTest, BadConfigsAreRefused) {
+  const auto error = [](auto change) {
+    EngineConfig config = TinyConfig();
+    change(config);
+    auto engine = Engine::Create(config);
+    EXPECT_FALSE(engine);
+    return engine ? Error{} : engine.error();
+  };
+  EXPECT_EQ(error([](EngineConfig& c) { c.model_path = "/nowhere"; }).kind, ErrorKind::kLoad);
+  EXPECT_EQ(error([](EngineConfig& c) { c.page_group_size = 3; }).kind,
+            ErrorKind::kInvalidArgument);
+  EXPECT_EQ(error([](EngineConfig& c) { c.kv_cache_dtype = "int3"; }).param, "kv_cache_dtype");
+  EXPECT_EQ(error([](EngineConfig& c) { c.max_model_len = 1 << 20; }).param, "max_model_len");
+  EXPECT_EQ(error([](EngineConfig& c) { c.max_num_seqs = 0; }).param, "max-num-seqs");
+  EXPECT_EQ(error([](EngineConfig& c) { c.num_pages_override = 2; }).kind, ErrorKind::kOutOfMemory);
+}
+
+}  // namespace
+}  // namespace tangram
