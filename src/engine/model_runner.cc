@@ -102,7 +102,7 @@ TensorView ModelRunner::Run(const SchedulerOutput& output, const Scheduler& sche
   batch_->Build(output, scheduler);
   ForwardInput input = batch_->Input(scheduler.page_table());
   input.kv = kv_.get();
-  input.compressor = compressor_ ? &*compressor_ : nullptr;
+  input.hook = compressor_ ? &*compressor_ : nullptr;
   TensorView logits = model_->Forward(input);
   backend_->Synchronize();
   return logits;

@@ -5,6 +5,7 @@
 
 #include "engine/batch_builder.h"
 #include "engine/engine.h"
+#include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
 #include "model/model.h"
 #include "ops/backend.h"

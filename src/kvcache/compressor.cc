@@ -40,15 +40,15 @@ Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv
   return made;
 }
 
-void Compressor::ComputeScores(int layer, const TensorView& input) {
+void Compressor::OnInput(int layer, const TensorView& input) {
   if (!IsStatic(config_.scorer)) return;
   current_ = step_scores_.View(DType::kF32, {input.shape[0], kv_->layout().heads.num_kv_heads()});
   const auto l = static_cast<size_t>(layer);
   backend_->MatMul({input, gate_.weight[l], gate_.bias[l], current_});
 }
 
-void Compressor::StoreScores(int layer, ops::PageTableView pages,
-                             std::span<const ops::SequenceSpan> sequences) {
+void Compressor::AfterAppend(int layer, ops::PageTableView pages,
+                             std::span<const ops::SequenceSpan> sequences, const TensorView&) {
   if (!IsStatic(config_.scorer)) return;
   backend_->AppendScores({.scores = current_,
                           .pool = kv_->pool(),
@@ -58,8 +58,8 @@ void Compressor::StoreScores(int layer, ops::PageTableView pages,
                           .sequences = sequences});
 }
 
-void Compressor::Compress(int layer, ops::PageTableView pages,
-                          std::span<const ops::BoundarySpan> sequences) {
+void Compressor::BeforeAppend(int layer, ops::PageTableView pages,
+                              std::span<const ops::BoundarySpan> sequences) {
   if (sequences.empty()) return;
   auto* pool_scores = static_cast<float*>(scores_.data());
   const int num_heads = kv_->layout().heads.num_kv_heads();

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "kvcache/kv_storage.h"
+#include "kvcache/layer_hook.h"
 #include "ops/backend.h"
 #include "paging/compression_config.h"
 
@@ -19,7 +20,7 @@ struct GateWeights {
 
 // Scores tokens and drops those that lose, layer by layer, inside a forward step. Which and how
 // many rows are compressed when is decided elsewhere (paging); this moves the bytes.
-class Compressor {
+class Compressor final : public LayerHook {
  public:
   // `gate` is read for the gate scorers alone. kOutOfMemory if the scores of the pool, 4 bytes for
   // each head of each token, do not fit.
@@ -27,13 +28,14 @@ class Compressor {
                                    const CompressionConfig& config, GateWeights gate,
                                    int max_tokens);
 
-  // Static scorers: stores the scores of a step's tokens, already appended. `input` [T, D] is the
-  // attention's.
-  void ComputeScores(int layer, const TensorView& input);
-  void StoreScores(int layer, ops::PageTableView pages,
-                   std::span<const ops::SequenceSpan> sequences);
+  // Static scorers: computes the scores of the step's tokens, and stores them once they are
+  // appended.
+  void OnInput(int layer, const TensorView& input) override;
+  void AfterAppend(int layer, ops::PageTableView pages,
+                   std::span<const ops::SequenceSpan> sequences, const TensorView& qkv) override;
   // Scores (dynamic scorers) and compacts the sequences that cross a boundary.
-  void Compress(int layer, ops::PageTableView pages, std::span<const ops::BoundarySpan> sequences);
+  void BeforeAppend(int layer, ops::PageTableView pages,
+                    std::span<const ops::BoundarySpan> sequences) override;
 
   const CompressionConfig& config() const { return config_; }
   const float* scores() const { return static_cast<const float*>(scores_.data()); }

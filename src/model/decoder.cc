@@ -102,7 +102,7 @@ void Decoder::Attention(const LayerWeights& layer, int index, const ForwardInput
   const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * d);
   Norm(x, Rows(residual_, num_tokens, config_.hidden_size), layer.attn_norm, normed);
   Multiply(layer.qkv, normed, qkv);
-  if (input.compressor != nullptr) input.compressor->ComputeScores(index, normed);
+  if (input.hook != nullptr) input.hook->OnInput(index, normed);
   for (const ForwardRound& round : input.rounds) AttendRound(layer, index, input, round);
 }
 
@@ -115,8 +115,7 @@ void Decoder::AttendRound(const LayerWeights& layer, int index, const ForwardInp
   const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * d);
   const ops::KvPoolView pool = input.kv->pool();
   const ops::LayerHeadMap heads = input.kv->heads(index);
-  Compressor* compressor = input.compressor;
-  if (compressor != nullptr) compressor->Compress(index, input.pages, round.boundaries);
+  if (input.hook != nullptr) input.hook->BeforeAppend(index, input.pages, round.boundaries);
   backend_.Append({.qkv = qkv,
                    .num_q_heads = q_heads,
                    .num_kv_heads = kv_heads,
@@ -131,7 +130,7 @@ void Decoder::AttendRound(const LayerWeights& layer, int index, const ForwardInp
                    .pages = input.pages,
                    .heads = heads,
                    .sequences = round.sequences});
-  if (compressor != nullptr) compressor->StoreScores(index, input.pages, round.sequences);
+  if (input.hook != nullptr) input.hook->AfterAppend(index, input.pages, round.sequences, qkv);
   backend_.Attention({.qkv = qkv,
                       .out = Rows(attended_, num_tokens, int64_t{q_heads} * d),
                       .num_q_heads = q_heads,

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "base/result.h"
-#include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
+#include "kvcache/layer_hook.h"
 #include "model/config.h"
 #include "ops/backend.h"
 
@@ -27,7 +27,7 @@ struct ForwardInput {
   std::span<const ForwardRound> rounds;  // together they cover all T tokens
   ops::PageTableView pages;
   const KvStorage* kv = nullptr;
-  Compressor* compressor = nullptr;     // null: nothing is scored or compressed
+  LayerHook* hook = nullptr;            // null: nothing is scored or compressed
   std::span<const int32_t> logit_rows;  // tokens whose logits are wanted, indices into T
 };
 
