@@ -19,18 +19,16 @@ TokenStream::TokenStream(std::shared_ptr<const Tokenizer> tokenizer, bool skip_s
     : tokenizer_(std::move(tokenizer)), skip_special_tokens_(skip_special_tokens) {}
 
 std::string TokenStream::Push(int32_t id) {
-  return tokenizer_->byte_level() ? PushBytes(id) : PushWindow(id);
-}
-
-std::string TokenStream::PushBytes(int32_t id) {
   if (skip_special_tokens_ && tokenizer_->IsSpecial(id)) return {};
-  return utf8_.Push(tokenizer_->TokenBytes(id));
+  return tokenizer_->byte_level() ? utf8_.Push(tokenizer_->TokenBytes(id)) : PushWindow(id);
 }
 
 std::string TokenStream::PushWindow(int32_t id) {
+  const std::string token = tokenizer_->TokenString(id);
+  if (token.empty()) return {};
   window_.push_back(id);
   // A run of byte tokens is one text or, if any of it is wrong, all U+FFFD: wait for its end.
-  if (IsFallbackByte(tokenizer_->TokenString(id))) return {};
+  if (IsFallbackByte(token)) return {};
   const std::string text = tokenizer_->Decode(window_, skip_special_tokens_);
   if (text.size() <= shown_.size() || text.ends_with(kReplacement)) return {};
   std::string piece = text.substr(shown_.size());

@@ -22,7 +22,6 @@ class TokenStream {
   std::string Finish();
 
  private:
-  std::string PushBytes(int32_t id);
   std::string PushWindow(int32_t id);
 
   std::shared_ptr<const Tokenizer> tokenizer_;

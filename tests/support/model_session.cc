@@ -47,8 +47,7 @@ std::vector<float> ModelSession::Step(std::span<const int32_t> tokens,
   ForwardInput input;
   input.tokens = tokens;
   input.positions = positions;
-  const ForwardRound round{{}, {&span, 1}};
-  input.rounds = {&round, 1};
+  input.sequences = {&span, 1};
   input.pages = {table_.data(), table_.num_rows(), table_.max_pages_per_row()};
   input.kv = &kv_;
   input.logit_rows = rows;

@@ -37,7 +37,7 @@ inline GgufTokenizer TinyGguf() {
 }
 
 inline std::shared_ptr<const Tokenizer> TinyTokenizer() {
-  auto tokenizer = Tokenizer::FromGguf(TinyGguf());
+  static const auto tokenizer = Tokenizer::FromGguf(TinyGguf());
   return tokenizer ? *tokenizer : nullptr;
 }
 

@@ -58,9 +58,8 @@ pub unsafe fn build(source: &GgufVocabulary) -> Result<Tokenizer, Fault> {
         tokenizer.with_normalizer(Some(NFC));
     }
     tokenizer.add_tokens(&added_tokens(&texts, types));
-    if let Some(frame) = frame(&texts, source.prefix_id, source.suffix_id)? {
-        tokenizer.with_post_processor(Some(frame));
-    }
+    let prefix = named(&texts, source.prefix_id)?;
+    tokenizer.with_post_processor(frame(prefix, named(&texts, source.suffix_id)?)?);
     Ok(tokenizer)
 }
 
@@ -111,23 +110,28 @@ fn added_tokens(texts: &[&str], types: &[i32]) -> Vec<AddedToken> {
         .collect()
 }
 
-fn frame(texts: &[&str], prefix: i64, suffix: i64) -> Result<Option<TemplateProcessing>, Fault> {
-    let mut special = Vec::new();
-    let mut pieces = vec!["$A".to_string()];
-    for (id, first) in [(prefix, true), (suffix, false)] {
-        if id < 0 {
-            continue;
-        }
-        let text = texts
-            .get(id as usize)
-            .ok_or_else(|| Fault::input(format!("token id {id} is outside the vocabulary")))?;
-        special.push((text.to_string(), id as u32));
-        pieces.insert(if first { 0 } else { pieces.len() }, text.to_string());
+fn named(texts: &[&str], id: i64) -> Result<Option<(String, u32)>, Fault> {
+    if id < 0 {
+        return Ok(None);
     }
+    let text = texts
+        .get(id as usize)
+        .ok_or_else(|| Fault::input(format!("token id {id} is outside the vocabulary")))?;
+    Ok(Some((text.to_string(), id as u32)))
+}
+
+/// Puts tokens before and after every text.
+fn frame(
+    prefix: Option<(String, u32)>,
+    suffix: Option<(String, u32)>,
+) -> Result<Option<TemplateProcessing>, Fault> {
+    let mut pieces = vec!["$A".to_string()];
+    pieces.splice(0..0, prefix.iter().map(|(text, _)| text.clone()));
+    pieces.extend(suffix.iter().map(|(text, _)| text.clone()));
+    let special: Vec<(String, u32)> = prefix.into_iter().chain(suffix).collect();
     if special.is_empty() {
         return Ok(None);
     }
-    special.dedup();
     TemplateProcessing::builder()
         .try_single(pieces)
         .map_err(Fault::input)?

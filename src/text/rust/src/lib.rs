@@ -2,6 +2,6 @@
 
 mod abi;
 mod gguf;
-mod python_json;
+mod python;
 mod template;
 mod tokenizer;

@@ -1,10 +1,12 @@
 //! Chat templates, in the environment that transformers gives them.
 
 use crate::abi::{guard, Fault, Sink, Slice};
-use crate::python_json::tojson;
+use crate::python::{text_of, tojson};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
+use serde_json::Value as Json;
 use std::ffi::CString;
 
 pub struct TrsTemplate {
@@ -23,7 +25,10 @@ fn environment() -> Environment<'static> {
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
     env.set_unknown_method_callback(unknown_method_callback);
+    env.set_formatter(|out, _, value| Ok(out.write_str(&text_of(value))?));
+    env.add_filter("string", |value: Value| text_of(&value));
     env.add_filter("tojson", tojson);
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", strftime_now);
     env
@@ -67,6 +72,19 @@ fn without_generation_tags(source: &str) -> String {
     out + rest
 }
 
+/// What transformers does to each message: clients send `"content": null`, which templates print or
+/// fail on, so nulls are dropped; and reasoning, which has had three names, goes by the standard one
+/// and by gpt-oss's.
+fn normalize_message(message: &mut Json) {
+    let Some(fields) = message.as_object_mut() else { return };
+    fields.retain(|_, value| !value.is_null());
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    if let Some(reasoning) = names.iter().find_map(|name| fields.get(*name)).cloned() {
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".to_string(), reasoning);
+    }
+}
+
 fn describe(error: &Error) -> String {
     let detail = error.detail().unwrap_or_default();
     if let Some(message) = detail.strip_prefix(RAISED) {
@@ -108,12 +126,15 @@ pub unsafe extern "C" fn trs_template_render(
     error: Sink,
 ) -> i32 {
     guard(error, || {
-        let variables: Value = serde_json::from_slice(variables.bytes())
+        let mut variables: Json = serde_json::from_slice(variables.bytes())
             .map_err(|e| Fault::input(format!("the template's variables: {e}")))?;
+        if let Some(messages) = variables.get_mut("messages").and_then(Json::as_array_mut) {
+            messages.iter_mut().for_each(normalize_message);
+        }
         let rendered = (*template)
             .environment
             .get_template(NAME)
-            .and_then(|template| template.render(variables))
+            .and_then(|template| template.render(Value::from(Serde(&variables))))
             .map_err(|e| Fault::input(describe(&e)))?;
         text.put(rendered.as_bytes());
         Ok(())

@@ -241,20 +241,3 @@ pub unsafe extern "C" fn trs_vocab_size(tokenizer: *const TrsTokenizer) -> usize
 pub unsafe extern "C" fn trs_is_byte_level(tokenizer: *const TrsTokenizer) -> bool {
     (*tokenizer).byte_level
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-    use tokenizers::Decoder;
-
-    #[test]
-    fn byte_level_alphabet_is_the_decoders() {
-        let decoder = ByteLevel::new(false, true, true);
-        for c in ByteLevel::alphabet() {
-            let bytes = byte_level_bytes(&c.to_string());
-            let text = decoder.decode(vec![c.to_string()]).unwrap();
-            assert_eq!(String::from_utf8_lossy(&bytes), text);
-        }
-    }
-}
