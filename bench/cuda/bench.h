@@ -16,8 +16,9 @@ struct Benchmark {
   void (*run)(const std::vector<std::string>& args);
 };
 
-// All of them, in the order `tangram_gpu_check bench` lists them.
-std::span<const Benchmark> CudaBenchmarks();
+// One list for each family of kernels, and all of them in the order `tangram_gpu_check bench` lists them.
+std::span<const Benchmark> DecodeBenchmarks();
+std::vector<Benchmark> CudaBenchmarks();
 
 // Median device time of `launch(i)` in microseconds over `repeats` timed calls, i counting up from 0 (the first
 // `warmup` are not timed), so that a launch can rotate among inputs larger than the L2 cache together.

@@ -3,22 +3,43 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/backend.h"
+#include "model/model.h"
+#include "paging/compression_config.h"
 #include "sched/scheduler.h"
 
 namespace tangram {
 
 // The arrays of one forward step, laid out as the model reads them. Kept and refilled from step to
 // step, so that a step allocates nothing once the largest was seen.
-struct StepBatch {
-  std::vector<int32_t> tokens;           // [T]
-  std::vector<int32_t> positions;        // [T]
-  std::vector<ops::SequenceSpan> spans;  // [S]
-  std::vector<int32_t> row_history;      // [S, G], spans point into it
-  std::vector<int32_t> logit_rows;       // the last token of each sequence that samples
-};
+class StepBatch {
+ public:
+  StepBatch(int num_rows, const CompressionConfig& compression)
+      : num_rows_(static_cast<size_t>(num_rows)), compression_(compression) {}
 
-// Fills `batch` for the step that `output` describes.
-void BuildBatch(const SchedulerOutput& output, const Scheduler& scheduler, StepBatch& batch);
+  // Fills the arrays for the step that `output` describes.
+  void Build(const SchedulerOutput& output, const Scheduler& scheduler);
+  // All of ForwardInput but the KV storage. Valid until the next Build.
+  ForwardInput Input(const PageTable& pages) const;
+
+ private:
+  struct Round {
+    std::vector<ops::BoundarySpan> boundaries;
+    std::vector<ops::SequenceSpan> sequences;
+  };
+
+  void AddSequence(const ScheduledSequence& sequence, const RetentionTable& table, int first_token);
+  void AddBoundary(const RetentionTable& table, int slot, int boundary, Round& round);
+  Round& RoundAt(size_t index);
+  int32_t* NewRowArray();
+
+  size_t num_rows_;  // G
+  CompressionConfig compression_;
+  std::vector<int32_t> tokens_, positions_, logit_rows_;
+  std::vector<Round> rounds_;
+  std::vector<ForwardRound> views_;  // of the first num_rounds_
+  size_t num_rounds_ = 0;
+  std::vector<std::vector<int32_t>> row_arrays_;  // [G] each, the first num_row_arrays_ in use
+  size_t num_row_arrays_ = 0;
+};
 
 }  // namespace tangram

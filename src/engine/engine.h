@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "engine/token_event.h"
+#include "paging/compression_config.h"
 #include "sched/request.h"
 
 namespace tangram {
@@ -25,6 +26,7 @@ struct EngineConfig {
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0.5;
   int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
+  CompressionConfig compression;
   bool enable_prefix_caching = true;
   bool priority_policy = false;
   int num_threads = 0;             // 0: the cores this process may use

@@ -77,6 +77,12 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
                            PoolPages(config, layout, runner->max_model_len_, AvailableMemory()));
   TANGRAM_ASSIGN_OR_RETURN(auto kv, KvStorage::Create(*runner->backend_, std::move(layout), pages));
   runner->kv_ = std::make_unique<KvStorage>(std::move(kv));
+  runner->batch_.emplace(runner->kv_->layout().heads.num_rows(), config.compression);
+  if (config.compression.enabled()) {
+    TANGRAM_ASSIGN_OR_RETURN(runner->compressor_,
+                             Compressor::Create(*runner->backend_, *runner->kv_, config.compression,
+                                                {}, config.max_num_batched_tokens));
+  }
   return runner;
 }
 
@@ -93,15 +99,10 @@ void ModelRunner::CopyPages(const SchedulerOutput& output) {
 
 TensorView ModelRunner::Run(const SchedulerOutput& output, const Scheduler& scheduler) {
   CopyPages(output);
-  BuildBatch(output, scheduler, batch_);
-  const PageTable& table = scheduler.page_table();
-  ForwardInput input;
-  input.tokens = batch_.tokens;
-  input.positions = batch_.positions;
-  input.sequences = batch_.spans;
-  input.pages = {table.data(), table.num_rows(), table.max_pages_per_row()};
+  batch_->Build(output, scheduler);
+  ForwardInput input = batch_->Input(scheduler.page_table());
   input.kv = kv_.get();
-  input.logit_rows = batch_.logit_rows;
+  input.hook = compressor_ ? &*compressor_ : nullptr;
   TensorView logits = model_->Forward(input);
   backend_->Synchronize();
   return logits;

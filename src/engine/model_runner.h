@@ -1,9 +1,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "engine/batch_builder.h"
 #include "engine/engine.h"
+#include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
 #include "model/model.h"
 #include "ops/backend.h"
@@ -31,7 +33,8 @@ class ModelRunner {
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvStorage> kv_;
   int max_model_len_ = 0;
-  StepBatch batch_;
+  std::optional<Compressor> compressor_;
+  std::optional<StepBatch> batch_;
   std::vector<int32_t> copy_from_, copy_to_;
 };
 

@@ -102,8 +102,20 @@ void Decoder::Attention(const LayerWeights& layer, int index, const ForwardInput
   const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * d);
   Norm(x, Rows(residual_, num_tokens, config_.hidden_size), layer.attn_norm, normed);
   Multiply(layer.qkv, normed, qkv);
+  if (input.hook != nullptr) input.hook->OnInput(index, normed);
+  for (const ForwardRound& round : input.rounds) AttendRound(layer, index, input, round);
+}
+
+// Compresses, appends and attends: what the rounds of a step do one after another.
+void Decoder::AttendRound(const LayerWeights& layer, int index, const ForwardInput& input,
+                          const ForwardRound& round) {
+  const auto num_tokens = static_cast<int64_t>(input.tokens.size());
+  const int q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
+  const int d = config_.head_dim;
+  const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * d);
   const ops::KvPoolView pool = input.kv->pool();
   const ops::LayerHeadMap heads = input.kv->heads(index);
+  if (input.hook != nullptr) input.hook->BeforeAppend(index, input.pages, round.boundaries);
   backend_.Append({.qkv = qkv,
                    .num_q_heads = q_heads,
                    .num_kv_heads = kv_heads,
@@ -117,7 +129,8 @@ void Decoder::Attention(const LayerWeights& layer, int index, const ForwardInput
                    .pool = pool,
                    .pages = input.pages,
                    .heads = heads,
-                   .sequences = input.sequences});
+                   .sequences = round.sequences});
+  if (input.hook != nullptr) input.hook->AfterAppend(index, input.pages, round.sequences, qkv);
   backend_.Attention({.qkv = qkv,
                       .out = Rows(attended_, num_tokens, int64_t{q_heads} * d),
                       .num_q_heads = q_heads,
@@ -126,7 +139,7 @@ void Decoder::Attention(const LayerWeights& layer, int index, const ForwardInput
                       .pool = pool,
                       .pages = input.pages,
                       .heads = heads,
-                      .sequences = input.sequences});
+                      .sequences = round.sequences});
 }
 
 // residual += x; x = down(silu(gate) * up) of norm(residual).

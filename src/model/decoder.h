@@ -24,6 +24,8 @@ class Decoder : public Model {
   Status AllocateActivations(const LoadOptions& options);
 
   void Attention(const LayerWeights& layer, int index, const ForwardInput& input, TensorView x);
+  void AttendRound(const LayerWeights& layer, int index, const ForwardInput& input,
+                   const ForwardRound& round);
   void FeedForward(const LayerWeights& layer, TensorView residual, TensorView x);
   void Multiply(const Linear& linear, TensorView x, TensorView out);
   void Norm(TensorView x, TensorView residual, TensorView weight, TensorView out);

@@ -6,18 +6,28 @@
 
 #include "base/result.h"
 #include "kvcache/kv_storage.h"
+#include "kvcache/layer_hook.h"
 #include "model/config.h"
 #include "ops/backend.h"
 
 namespace tangram {
 
+// Part of a step that no boundary of any sequence divides: first the sequences in `boundaries` are
+// compressed, then the tokens in `sequences` are appended and attend. A sequence that crosses
+// boundaries has a span in several rounds.
+struct ForwardRound {
+  std::span<const ops::BoundarySpan> boundaries;
+  std::span<const ops::SequenceSpan> sequences;
+};
+
 // One forward step over T tokens of S sequences.
 struct ForwardInput {
-  std::span<const int32_t> tokens;               // [T]
-  std::span<const int32_t> positions;            // [T], true positions
-  std::span<const ops::SequenceSpan> sequences;  // [S], covering all T tokens
+  std::span<const int32_t> tokens;       // [T]
+  std::span<const int32_t> positions;    // [T], true positions
+  std::span<const ForwardRound> rounds;  // together they cover all T tokens
   ops::PageTableView pages;
   const KvStorage* kv = nullptr;
+  LayerHook* hook = nullptr;            // null: nothing is scored or compressed
   std::span<const int32_t> logit_rows;  // tokens whose logits are wanted, indices into T
 };
 

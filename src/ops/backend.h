@@ -4,14 +4,16 @@
 #include <memory>
 #include <span>
 
+#include "ops/compression.h"
+#include "ops/kv_view.h"
 #include "tensor/tensor.h"
 
 namespace tangram::ops {
 
 // The operations of a forward step: one parameter struct and one call for each. Activations are
-// f32 on the CPU and bf16 on CUDA; shapes are in comments, row-major. Symbols: T tokens of the step, S
-// sequences of the step, D model width, Hq query heads, Hkv KV heads, g = Hq/Hkv, d head_dim,
-// B tokens of a page, Hp columns of a page, L layers, G = L*Hkv/Hp rows of a sequence.
+// f32 on the CPU and bf16 on CUDA; shapes are in comments, row-major. Symbols: T tokens of the
+// step, S sequences of the step, D model width, Hq query heads, Hkv KV heads, g = Hq/Hkv, d
+// head_dim, B tokens of a page, Hp columns of a page, L layers, G = L*Hkv/Hp rows of a sequence.
 
 struct EmbeddingParams {
   const int32_t* tokens;  // [T]
@@ -35,7 +37,8 @@ struct MatMulParams {
   TensorView weight;  // [N, K], any stored type, as Upload gave it
   TensorView bias;    // [N] f32, or empty
   TensorView out;     // [T, N]
-  int64_t out_stride = 0;  // elements from row to row of `out`, when it is columns of a wider tensor; 0: N
+  int64_t out_stride =
+      0;  // elements from row to row of `out`, when it is columns of a wider tensor; 0: N
 };
 
 // out = silu(gate) * up, with gate and up side by side.
@@ -44,54 +47,22 @@ struct SiluMulParams {
   TensorView out;      // [T, F]
 };
 
-// How rotary pairs lie in a head: (i, i + d/2) in Hugging Face's weights, (2i, 2i + 1) in GGUF files
-// of the Llama architecture.
+// How rotary pairs lie in a head: (i, i + d/2) in Hugging Face's weights, (2i, 2i + 1) in GGUF
+// files of the Llama architecture.
 enum class RopeStyle { kHalf, kInterleaved };
 
-// The pages of all sequences as an op sees them. Element [v] of the pool is virtual page v = page*Hp + column:
-// K block [B, d] ([d, B] where Backend::transposed_keys()), then V block [B, d], contiguous.
-struct KvPoolView {
-  void* data;
-  DType dtype;
-  int page_size;   // B
-  int group_size;  // Hp
-  int head_dim;    // d
-  int64_t num_pages;
-};
-
-// Where each head of a layer lies: head h of the layer is column `column[h]` of row `row[h]`.
-struct LayerHeadMap {
-  const int32_t* row;     // [Hkv]
-  const int32_t* column;  // [Hkv]
-};
-
-// Page ids of all slots: ids[(slot * num_rows + row) * max_pages_per_row + i].
-struct PageTableView {
-  const int32_t* ids;
-  int num_rows;  // G
-  int max_pages_per_row;
-};
-
-// Consecutive tokens of one sequence in a step. Before them a row holds `row_history[row]` tokens
-// ([G]; the retained ones and those since the last boundary); the step's own come behind those.
-struct SequenceSpan {
-  int slot;
-  int first_token;  // index into the step's T tokens
-  int num_tokens;
-  const int32_t* row_history;
-};
-
 // Norms queries and keys (where weights are given: Qwen3), rotates them at their true positions,
-// and appends K and V, rounded to the pool's type, to the virtual pages. Queries are changed in place.
+// and appends K and V, rounded to the pool's type, to the virtual pages. Queries are changed in
+// place.
 struct AppendParams {
-  TensorView qkv;             // [T, (Hq + 2*Hkv) * d]: queries, keys, values
+  TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries, keys, values
   int num_q_heads;
   int num_kv_heads;
   TensorView q_norm, k_norm;  // [d] f32, or empty
   float epsilon;
-  const int32_t* positions;   // [T]
-  const float* inv_freq;      // [d/2], scaling already applied
-  float rope_scale;           // multiplies cos and sin (yarn's attention factor); 1 otherwise
+  const int32_t* positions;  // [T]
+  const float* inv_freq;     // [d/2], scaling already applied
+  float rope_scale;          // multiplies cos and sin (yarn's attention factor); 1 otherwise
   RopeStyle rope_style;
   KvPoolView pool;
   PageTableView pages;
@@ -99,15 +70,15 @@ struct AppendParams {
   std::span<const SequenceSpan> sequences;  // [S]
 };
 
-// Causal attention of each token over its row: history, then the step's tokens up to itself. Reads K and V from
-// the pages, so as rounded to the pool's type, in key blocks aligned to the row's start: the same to
-// the bit however the tokens are cut into steps.
+// Causal attention of each token over its row: history, then the step's tokens up to itself. Reads
+// K and V from the pages, so as rounded to the pool's type, in key blocks aligned to the row's
+// start: the same to the bit however the tokens are cut into steps.
 struct AttentionParams {
   TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated; the rest is not read
   TensorView out;  // [T, Hq * d]
   int num_q_heads;
   int num_kv_heads;
-  float scale;     // of q.k, 1/sqrt(d)
+  float scale;  // of q.k, 1/sqrt(d)
   KvPoolView pool;
   PageTableView pages;
   LayerHeadMap heads;
@@ -122,12 +93,13 @@ struct CopyPagesParams {
 
 // out[i] = in[rows[i]].
 struct GatherRowsParams {
-  TensorView in;            // [T, D]
+  TensorView in;  // [T, D]
   std::span<const int32_t> rows;
-  TensorView out;           // [rows, D]
+  TensorView out;  // [rows, D]
 };
 
-// Where tensors live and the steps run. Calls are ordered; a result is ready for the host after Synchronize().
+// Where tensors live and the steps run. Calls are ordered; a result is ready for the host after
+// Synchronize().
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -136,10 +108,10 @@ class Backend {
   virtual bool transposed_keys() const { return false; }
   // Zeroed memory of this backend; `data()` is null if there is not enough.
   virtual Buffer Allocate(size_t bytes) = 0;
-  // A weight in host memory, as this backend's ops read it: the same view, or a copy that the backend
-  // owns (on the device; for the CPU, matrices with their rows interleaved for its vector lanes).
-  // The caller keeps `stored`'s memory alive as long as the result. A matrix is used whole: no views
-  // of its rows.
+  // A weight in host memory, as this backend's ops read it: the same view, or a copy that the
+  // backend owns (on the device; for the CPU, matrices with their rows interleaved for its vector
+  // lanes). The caller keeps `stored`'s memory alive as long as the result. A matrix is used whole:
+  // no views of its rows.
   virtual TensorView Upload(const TensorView& stored) = 0;
   virtual void Embedding(const EmbeddingParams&) = 0;
   virtual void RmsNorm(const RmsNormParams&) = 0;
@@ -147,6 +119,9 @@ class Backend {
   virtual void SiluMul(const SiluMulParams&) = 0;
   virtual void Append(const AppendParams&) = 0;
   virtual void Attention(const AttentionParams&) = 0;
+  virtual void AppendScores(const AppendScoresParams&) = 0;
+  virtual void Score(const ScoreParams&) = 0;
+  virtual void Compact(const CompactParams&) = 0;
   virtual void CopyPages(const CopyPagesParams&) = 0;
   virtual void GatherRows(const GatherRowsParams&) = 0;
   virtual void Synchronize() = 0;

@@ -1,6 +1,7 @@
 #include "paging/retention_table.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 
@@ -14,11 +15,14 @@ RetentionTable::RetentionTable(int num_rows, int chunk, std::vector<int32_t> ret
     : num_rows_(num_rows), chunk_(chunk), retained_(std::move(retained)) {
   TANGRAM_CHECK(!retained_.empty() && retained_.size() % num_rows == 0, "{} entries for {} rows",
                 retained_.size(), num_rows);
+  sums_.resize(retained_.size() / num_rows + 1);
   for (size_t i = 0; i < retained_.size(); ++i) {
     const int before = i < size_t(num_rows) ? 0 : retained_[i - num_rows];
     TANGRAM_CHECK(before <= retained_[i] && retained_[i] <= before + chunk,
                   "row {} goes from {} to {} tokens at boundary {}", i % num_rows, before,
                   retained_[i], i / num_rows + 1);
+    sums_[i / num_rows + 1] += retained_[i];
+    unit_ = std::gcd(unit_, retained_[i]);
   }
 }
 
@@ -36,8 +40,13 @@ int RetentionTable::PeakLength(int row, int from, int to) const {
 }
 
 int64_t RetentionTable::PeakPages(int from, int to, int page_size) const {
-  const auto pages = [&](int length) { return int64_t{length + page_size - 1} / page_size; };
-  if (full()) return num_rows_ * pages(to);
+  const auto pages = [&](int length) { return (length + page_size - 1) / page_size; };
+  if (full()) return int64_t{num_rows_} * pages(to);
+  const int boundary = Boundary(to);
+  const bool crosses = boundary > 0 && from <= boundary;
+  if (!crosses && unit_ % page_size == 0) {
+    return sums_[boundary / chunk_] / page_size + int64_t{num_rows_} * pages(to - boundary);
+  }
   int64_t sum = 0;
   for (int row = 0; row < num_rows_; ++row) sum += pages(PeakLength(row, from, to));
   return sum;

@@ -39,6 +39,8 @@ class RetentionTable {
 
   int num_rows_, chunk_;
   std::vector<int32_t> retained_;
+  std::vector<int64_t> sums_;  // of retained_ over rows, by boundary, from 0
+  int unit_ = 0;               // divides all of retained_: then whole pages add up
 };
 
 }  // namespace tangram

@@ -111,7 +111,7 @@ bool Scheduler::Impl::Abort(RequestId id) {
 
 const SchedulerOutput& Scheduler::Impl::Schedule() {
   TANGRAM_CHECK(in_step_.empty(), "Schedule() before Complete()");
-  output_ = {};
+  output_.Clear();
   budget_ = config_.max_num_batched_tokens;
   ScheduleRunning(/*decoding=*/true);
   ScheduleRunning(/*decoding=*/false);
@@ -285,7 +285,8 @@ const std::vector<StepResult>& Scheduler::Impl::Complete(std::span<const TokenId
       RemoveRunning(seq);
       LeaveSlot(seq);
       sequences_.erase(seq.request.id);
-    } else {
+    } else if (slots_.num_pages(seq.slot) !=
+               TableOf(seq).Pages(seq.num_computed, config_.page_size)) {
       slots_.Trim(seq.slot, TableOf(seq), seq.num_computed);
     }
   }

@@ -36,6 +36,14 @@ struct SchedulerOutput {
   int num_tokens = 0;  // sum over sequences
 
   bool empty() const { return sequences.empty(); }
+  // Keeps the memory.
+  void Clear() {
+    sequences.clear();
+    page_updates.clear();
+    page_copies.clear();
+    preempted.clear();
+    num_tokens = 0;
+  }
 };
 
 }  // namespace tangram

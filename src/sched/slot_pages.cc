@@ -23,11 +23,14 @@ int SlotPages::TakeSlot() {
 }
 
 void SlotPages::GiveSlot(int slot) {
-  for (int row = 0; row < num_rows_; ++row) {
-    int32_t& count = counts_[size_t(slot) * num_rows_ + row];
-    for (const int32_t* page = table_.row(slot, row); count > 0; --count) pool_->Release(*page++);
+  int32_t* counts = &counts_[size_t(slot) * num_rows_];
+  while (totals_[slot] > 0) {
+    for (int row = num_rows_; row-- > 0;) {
+      if (counts[row] == 0) continue;
+      pool_->Release(table_.row(slot, row)[--counts[row]]);
+      --totals_[slot];
+    }
   }
-  totals_[slot] = 0;
   free_slots_.push_back(slot);
 }
 
@@ -57,10 +60,18 @@ void SlotPages::Copy(int slot, const std::vector<int32_t>& pages, SchedulerOutpu
 
 void SlotPages::Grow(int slot, const RetentionTable& retention, int from, int to,
                      std::vector<PageUpdate>& updates) {
+  const int32_t* counts = &counts_[size_t(slot) * num_rows_];
+  wanted_.resize(num_rows_);
   for (int row = 0; row < num_rows_; ++row) {
-    const int32_t& count = counts_[size_t(slot) * num_rows_ + row];
-    const int wanted = PagesFor(retention.PeakLength(row, from, to));
-    while (count < wanted) Append(slot, row, pool_->Take(), updates);
+    wanted_[row] = PagesFor(retention.PeakLength(row, from, to));
+  }
+  for (bool grew = true; grew;) {
+    grew = false;
+    for (int row = 0; row < num_rows_; ++row) {
+      if (counts[row] >= wanted_[row]) continue;
+      Append(slot, row, pool_->Take(), updates);
+      grew = true;
+    }
   }
 }
 

@@ -47,7 +47,8 @@ std::vector<float> ModelSession::Step(std::span<const int32_t> tokens,
   ForwardInput input;
   input.tokens = tokens;
   input.positions = positions;
-  input.sequences = {&span, 1};
+  const ForwardRound round{{}, {&span, 1}};
+  input.rounds = {&round, 1};
   input.pages = {table_.data(), table_.num_rows(), table_.max_pages_per_row()};
   input.kv = &kv_;
   input.logit_rows = rows;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ops/backend.h"
+#include "ops/host/compression.h"
 #include "ops/kv_element.h"
 #include "ops/reference/dequantize.h"
 
@@ -23,6 +24,9 @@ class ReferenceBackend final : public Backend {
   void SiluMul(const SiluMulParams& p) override;
   void Append(const AppendParams& p) override;
   void Attention(const AttentionParams& p) override;
+  void AppendScores(const AppendScoresParams& p) override;
+  void Score(const ScoreParams& p) override;
+  void Compact(const CompactParams& p) override;
   void CopyPages(const CopyPagesParams& p) override;
   void GatherRows(const GatherRowsParams& p) override;
   void Synchronize() override {}
@@ -181,6 +185,24 @@ void ReferenceBackend::Attention(const AttentionParams& p) {
                    p.out.as<float>() + (token * p.num_q_heads + h) * d);
       }
     }
+  }
+}
+
+void ReferenceBackend::AppendScores(const AppendScoresParams& p) {
+  for (const SequenceSpan& s : p.sequences) {
+    for (int h = 0; h < p.scores.shape[1]; ++h) AppendScoresOf(p, s, h);
+  }
+}
+
+void ReferenceBackend::Score(const ScoreParams& p) {
+  for (const BoundarySpan& s : p.sequences) {
+    for (int h = 0; h < p.num_kv_heads; ++h) ScoreHead(p, s, h, transposed_keys());
+  }
+}
+
+void ReferenceBackend::Compact(const CompactParams& p) {
+  for (const BoundarySpan& s : p.sequences) {
+    for (int h = 0; h < p.num_kv_heads; ++h) CompactHead(p, s, h, transposed_keys());
   }
 }
 

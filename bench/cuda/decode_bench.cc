@@ -1,0 +1,180 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <random>
+
+#include "bench/cuda/bench.h"
+#include "bench/cuda/decode_case.h"
+#include "ops/cuda/device.h"
+
+namespace tangram::bench {
+namespace {
+
+using ops::cuda::CurrentDevice;
+using ops::cuda::SplitMode;
+
+struct Model {
+  const char* name;
+  int layers;
+};
+constexpr Model kModels[] = {{"llama-3.1-8b", 32}, {"qwen3-4b", 36}};
+constexpr double kRatio = 0.3;
+constexpr int kChunk = 1024;
+
+std::vector<float> ReadRatios(const std::string& path) {
+  std::ifstream file(path);
+  int layers = 0, heads = 0;
+  file >> layers >> heads;
+  std::vector<float> ratios(size_t{1} * layers * heads);
+  for (float& ratio : ratios) file >> ratio;
+  if (!file || ratios.empty()) {
+    std::fprintf(stderr, "%s: no profile (tools/profile_ratios.py writes them)\n", path.c_str());
+    std::exit(2);
+  }
+  return ratios;
+}
+
+std::vector<int32_t> MixedContexts(int count, int shortest, int longest) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<double> log_length(std::log(shortest), std::log(longest));
+  std::vector<int32_t> contexts(count);
+  for (int32_t& context : contexts) context = static_cast<int32_t>(std::exp(log_length(random)));
+  return contexts;
+}
+
+struct Batch {
+  const char* name;
+  std::vector<int32_t> contexts;
+};
+
+// Mean time of a layer's attention with its combine, every layer once a replay.
+float LayerMicroseconds(const DecodeCase& c, bool simple) {
+  c.Plan(nullptr);
+  return GraphMicroseconds(c.shape().layers, 5, [&](int i, cudaStream_t stream) {
+    c.Attend(i, simple, stream);
+  });
+}
+float CombineMicroseconds(const DecodeCase& c) {
+  return GraphMicroseconds(c.shape().layers, 9, [&](int i, cudaStream_t stream) {
+    ops::cuda::RunDecodeCombine(c.attention_params(i), stream);
+  });
+}
+
+double TotalBytes(const DecodeCase& c) {
+  double bytes = 0;
+  for (int layer = 0; layer < c.shape().layers; ++layer) bytes += c.LayerBytes(layer);
+  return bytes;
+}
+
+float UniformMicroseconds(const DecodeShape& shape, DecodeLoad load, int num_ranges,
+                          double bytes) {
+  const int rows = shape.num_rows();
+  for (size_t k = 0; k < load.retained.size() / rows; ++k) {
+    int64_t sum = 0;
+    for (int row = 0; row < rows; ++row) sum += load.retained[k * rows + row];
+    std::fill_n(load.retained.begin() + k * rows, rows, static_cast<int32_t>(sum / rows));
+  }
+  const DecodeCase uniform(shape, load, {}, SplitMode::kEqualRanges, num_ranges, false, 2);
+  return static_cast<float>(LayerMicroseconds(uniform, false) * bytes / TotalBytes(uniform));
+}
+
+void BenchDecode(const std::vector<std::string>& args) {
+  if (args.empty()) {
+    std::fprintf(stderr, "usage: bench decode DIR [FILTER]   (DIR/SCORER-MODEL.txt: profiles)\n");
+    return;
+  }
+  const std::string filter = args.size() > 1 ? args[1] : "";
+  const Ceilings ceilings = MeasureCeilings();
+  std::printf("copy %.3f TB/s, linear read %.3f, random 8 KiB %.3f, random 4 KiB %.3f\n",
+              ceilings.copy, ceilings.linear_read, ceilings.random_8k, ceilings.random_4k);
+  std::printf("%-8s %-13s %-11s %-5s %9s %9s %9s %7s %7s %8s %8s %8s %9s\n", "scorer", "model",
+              "batch", "dtype", "MB/layer", "us/layer", "bound", "TB/s", "share", "uniform",
+              "r/u", "combine", "invariant");
+  const Batch batches[] = {{"64x32k", std::vector<int32_t>(64, 32768)},
+                           {"8x32k", std::vector<int32_t>(8, 32768)},
+                           {"64mixed", MixedContexts(64, 1024, 131072)},
+                           {"16x4k", std::vector<int32_t>(16, 4096)},
+                           {"1x128k", std::vector<int32_t>(1, 131072)}};
+  const int num_ranges = CurrentDevice().num_sms;
+  for (const char* scorer : {"snapkv", "keydiff"}) {
+    for (const Model& model : kModels) {
+      const auto ratios = ReadRatios(args[0] + "/" + scorer + "-" + model.name + ".txt");
+      for (const Batch& batch : batches) {
+        for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
+          const std::string row = std::string(scorer) + " " + model.name + " " + batch.name + " " +
+                                  std::string(DTypeName(dtype));
+          if (row.find(filter) == std::string::npos) continue;
+          const DecodeShape shape{model.layers, 32, 8, 128, 4, dtype};
+          std::vector<int32_t> contexts = batch.contexts;
+          if (dtype == DType::kBF16 && contexts.size() == 64) {
+            contexts.resize(40);  // what fits
+          }
+          std::vector<int32_t> places;
+          const DecodeLoad load = ProfileLoad(shape, ratios, kRatio, contexts, kChunk, &places);
+          double bytes;
+          float us, combine, invariant;
+          {
+            const DecodeCase c(shape, load, places, SplitMode::kEqualRanges, num_ranges, false, 1);
+            bytes = TotalBytes(c);
+            us = LayerMicroseconds(c, false);
+            combine = CombineMicroseconds(c);
+          }
+          {
+            const DecodeCase c(shape, load, places, SplitMode::kBatchInvariant, num_ranges, false, 1);
+            invariant = LayerMicroseconds(c, false);
+          }
+          const float uniform = UniformMicroseconds(shape, load, num_ranges, bytes);
+          const double rate = dtype == DType::kBF16 ? ceilings.random_8k : ceilings.random_4k;
+          const double layer_bytes = bytes / model.layers;
+          std::printf("%-8s %-13s %-11s %-5s %9.1f %9.2f %9.2f %7.3f %6.1f%% %8.2f %8.3f %8.2f %9.2f\n",
+                      scorer, model.name, (std::to_string(contexts.size()) + ":" + batch.name).c_str(),
+                      dtype == DType::kBF16 ? "bf16" : "fp8", 1e-6 * layer_bytes, us,
+                      1e-6 * layer_bytes / (0.92 * rate) + 8, 1e-6 * layer_bytes / us,
+                      100 * 1e-6 * layer_bytes / us / rate, uniform, us / uniform, combine,
+                      invariant);
+          std::fflush(stdout);
+        }
+      }
+    }
+  }
+}
+
+void BenchPlan(const std::vector<std::string>&) {
+  const int num_ranges = CurrentDevice().num_sms;
+  for (int layers : {32, 36}) {
+    for (int slots : {1, 64, 512}) {
+      const DecodeShape shape{layers, 32, 8, 128, 4, DType::kF8E4M3};
+      std::mt19937 random(slots);
+      DecodeLoad load{{}, {}, 512};
+      for (int t = 0; t < slots; ++t) load.num_tokens.push_back(1 + random() % 1200);
+      for (int k = 0; k < 3; ++k) {
+        for (int row = 0; row < shape.num_rows(); ++row) {
+          load.retained.push_back(k * 16 * (random() % 12));
+        }
+      }
+      const DecodeCase c(shape, load, {}, SplitMode::kEqualRanges, num_ranges, false, 1);
+      const float us = GraphMicroseconds(20, 9, [&](int, cudaStream_t stream) { c.Plan(stream); });
+      std::printf("plan, %d layers, %3d slots: %.2f us\n", layers, slots, us);
+    }
+  }
+}
+
+void BenchCeilings(const std::vector<std::string>&) {
+  const Ceilings c = MeasureCeilings();
+  std::printf("copy %.3f TB/s, linear read %.3f, random 8 KiB %.3f, random 4 KiB %.3f\n", c.copy,
+              c.linear_read, c.random_8k, c.random_4k);
+}
+
+constexpr Benchmark kBenchmarks[] = {
+    {"ceilings", "copy and read rates of the card", BenchCeilings},
+    {"plan", "the plan of all layers", BenchPlan},
+    {"attention", "decode attention: DIR of profiles, FILTER on 'scorer model batch dtype'", BenchDecode},
+};
+
+}  // namespace
+
+std::span<const Benchmark> DecodeBenchmarks() { return kBenchmarks; }
+
+}  // namespace tangram::bench

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "ops/cuda/decode_plan.h"
+#include "ops/cuda/kv_view.h"
+
+namespace tangram::ops::cuda {
+
+// One layer's attention of one new token of each sequence over its rows: each query head reads the virtual
+// pages of its KV head. K and V of the new token are in the pages already.
+struct DecodeAttentionParams {
+  const __nv_bfloat16* q;  // [T, q_stride]: the queries [Hq, d] first in each row (a QKV product's output)
+  int64_t q_stride;        // elements from token to token
+  __nv_bfloat16* out;      // [T, Hq * d]
+  int num_q_heads;
+  int num_kv_heads;
+  float scale;             // of q.k, 1/sqrt(d)
+  KvView kv;
+  LayerPlan plan;
+  // Results of segments of split entries, by slot: sums of exp2-weighted values, and (maximum, sum of weights) of the
+  // scaled base-2 logits.
+  float* partial_out;      // [partials, g, d]
+  float2* partial_max_sum; // [partials, g]
+};
+
+// The tiles through which the Hopper kernel reads a pool: made once for each pool (an encoded CUtensorMap).
+struct alignas(64) KvTensorMap {
+  uint64_t opaque[16];
+};
+KvTensorMap MakeKvTensorMap(const KvView& kv);
+
+// Simple, for any sm_80 GPU; the reference that the tuned one is held to.
+void RunDecodeAttentionSimple(const DecodeAttentionParams& params, cudaStream_t stream);
+
+// Hopper: d = 128 or 64, g <= 8. See decode_sm90.cu.
+bool DecodeAttentionSm90Supports(const DecodeAttentionParams& params);
+void RunDecodeAttentionSm90(const DecodeAttentionParams& params, const KvTensorMap& map,
+                            cudaStream_t stream);
+
+// Adds up the partial results of split entries, after either of the above.
+void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream);
+
+}  // namespace tangram::ops::cuda

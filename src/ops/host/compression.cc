@@ -1,0 +1,167 @@
+#include "ops/host/compression.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "ops/kv_element.h"
+
+namespace tangram::ops {
+namespace {
+
+// The tokens of one head of one sequence, by their index in the row.
+class HeadTokens {
+ public:
+  HeadTokens(const KvPoolView& pool, const PageTableView& pages, const LayerHeadMap& heads,
+             int slot, int head)
+      : pool_(pool),
+        ids_(pages.ids +
+             (int64_t{slot} * pages.num_rows + heads.row[head]) * pages.max_pages_per_row),
+        column_(heads.column[head]) {}
+
+  int64_t virtual_page(int token) const {
+    return int64_t{ids_[token / pool_.page_size]} * pool_.group_size + column_;
+  }
+  int offset(int token) const { return token % pool_.page_size; }
+  int64_t score_index(int token) const {
+    return virtual_page(token) * pool_.page_size + offset(token);
+  }
+  // First element of the virtual page's K block; its V block is `block()` behind.
+  int64_t keys(int token) const { return virtual_page(token) * 2 * block(); }
+  int64_t block() const { return int64_t{pool_.page_size} * pool_.head_dim; }
+
+ private:
+  const KvPoolView& pool_;
+  const int32_t* ids_;
+  int column_;
+};
+
+// Copies element (token, dimension) blocks of one token, keys and values, to another token's place.
+void MoveToken(const KvPoolView& pool, const HeadTokens& tokens, int from, int to,
+               bool transposed_keys) {
+  const int64_t size = BlockBytes(pool.dtype);
+  const int d = pool.head_dim, page_size = pool.page_size;
+  auto* base = static_cast<std::byte*>(pool.data);
+  const auto copy = [&](int64_t source, int64_t target, int64_t count) {
+    std::memcpy(base + target * size, base + source * size, static_cast<size_t>(count * size));
+  };
+  const int64_t keys_from = tokens.keys(from), keys_to = tokens.keys(to);
+  const int offset_from = tokens.offset(from), offset_to = tokens.offset(to);
+  if (transposed_keys) {
+    for (int64_t i = 0; i < d; ++i) {
+      copy(keys_from + i * page_size + offset_from, keys_to + i * page_size + offset_to, 1);
+    }
+  } else {
+    copy(keys_from + int64_t{offset_from} * d, keys_to + int64_t{offset_to} * d, d);
+  }
+  copy(keys_from + tokens.block() + int64_t{offset_from} * d,
+       keys_to + tokens.block() + int64_t{offset_to} * d, d);
+}
+
+// The `count` best of the candidates [first, last), ascending. On ties the later token is better.
+std::vector<int> SelectBest(const float* pool_scores, const HeadTokens& tokens, int first, int last,
+                            int count) {
+  struct Candidate {
+    float score;
+    int token;
+  };
+  std::vector<Candidate> candidates;
+  for (int t = first; t < last; ++t) candidates.push_back({pool_scores[tokens.score_index(t)], t});
+  std::ranges::nth_element(candidates, candidates.begin() + count,
+                           [](const Candidate& a, const Candidate& b) {
+                             return a.score != b.score ? a.score > b.score : a.token > b.token;
+                           });
+  std::vector<int> best;
+  for (int i = 0; i < count; ++i) best.push_back(candidates[static_cast<size_t>(i)].token);
+  std::ranges::sort(best);
+  return best;
+}
+
+void LoadKey(const KvPoolView& pool, const HeadTokens& tokens, int token, bool transposed_keys,
+             float* key) {
+  const int64_t base = tokens.keys(token), offset = tokens.offset(token);
+  const int64_t first = transposed_keys ? offset : offset * pool.head_dim;
+  const int64_t stride = transposed_keys ? pool.page_size : 1;
+  for (int64_t i = 0; i < pool.head_dim; ++i) key[i] = LoadKv(pool, base + first + i * stride);
+}
+
+double Norm(const std::vector<float>& x) {
+  double sum = 0;
+  for (float v : x) sum += double{v} * v;
+  return std::sqrt(sum);
+}
+
+// score(t) = -cos(k_t, mean over candidates and window of k / |k|).
+void ScoreKeyDiff(const ScoreParams& p, const HeadTokens& tokens, int first, int last, int length,
+                  bool transposed_keys) {
+  const auto d = static_cast<size_t>(p.pool.head_dim);
+  std::vector<float> key(d);
+  std::vector<double> mean(d);  // not divided by the count: the cosine does not care
+  for (int t = first; t < length; ++t) {
+    LoadKey(p.pool, tokens, t, transposed_keys, key.data());
+    const double norm = Norm(key);
+    for (size_t i = 0; norm > 0 && i < d; ++i) mean[i] += key[i] / norm;
+  }
+  double mean_norm = 0;
+  for (double v : mean) mean_norm += v * v;
+  mean_norm = std::sqrt(mean_norm);
+  for (int t = first; t < last; ++t) {
+    LoadKey(p.pool, tokens, t, transposed_keys, key.data());
+    double dot = 0;
+    for (size_t i = 0; i < d; ++i) dot += key[i] * mean[i];
+    const double scale = Norm(key) * mean_norm;
+    p.pool_scores[tokens.score_index(t)] = scale > 0 ? static_cast<float>(-dot / scale) : 0.0f;
+  }
+}
+
+}  // namespace
+
+void CompactHead(const CompactParams& p, const BoundarySpan& s, int head, bool transposed_keys) {
+  const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
+  const int row = p.heads.row[head];
+  const int locked = s.locked[row], length = s.length[row], kept = s.kept[row];
+  const int window_begin = length - p.window;
+  TANGRAM_CHECK(locked <= window_begin && kept - p.window >= locked && kept <= length,
+                "row {}: locked {}, length {}, kept {}, window {}", row, locked, length, kept,
+                p.window);
+  int to = locked;
+  const auto move = [&](int from) {
+    if (from != to) {
+      MoveToken(p.pool, tokens, from, to, transposed_keys);
+      p.pool_scores[tokens.score_index(to)] = p.pool_scores[tokens.score_index(from)];
+    }
+    ++to;
+  };
+  // Ascending, so a source is never in front of its target and nothing is overwritten unread.
+  const int count = kept - p.window - locked;
+  for (int t : SelectBest(p.pool_scores, tokens, locked, window_begin, count)) move(t);
+  for (int t = window_begin; t < length; ++t) move(t);
+}
+
+void ScoreHead(const ScoreParams& p, const BoundarySpan& s, int head, bool transposed_keys) {
+  const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
+  const int row = p.heads.row[head];
+  const int first = s.locked[row], length = s.length[row], last = length - p.window;
+  switch (p.method) {
+    case ScoreMethod::kKeyDiff:
+      return ScoreKeyDiff(p, tokens, first, last, length, transposed_keys);
+    case ScoreMethod::kStreamingLlm:
+      for (int t = first; t < last; ++t) {
+        p.pool_scores[tokens.score_index(t)] = static_cast<float>(t);
+      }
+      return;
+  }
+}
+
+void AppendScoresOf(const AppendScoresParams& p, const SequenceSpan& s, int head) {
+  const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
+  const int64_t num_heads = p.scores.shape[1];
+  const int history = s.row_history[p.heads.row[head]];
+  for (int i = 0; i < s.num_tokens; ++i) {
+    p.pool_scores[tokens.score_index(history + i)] =
+        p.scores.as<float>()[(s.first_token + i) * num_heads + head];
+  }
+}
+
+}  // namespace tangram::ops

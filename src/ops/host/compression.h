@@ -1,0 +1,16 @@
+#pragma once
+
+#include "ops/compression.h"
+
+namespace tangram::ops {
+
+// The compression ops on host memory, one head of one sequence at a time: backends loop over heads
+// and sequences, or deal them to threads. `transposed_keys`: Backend::transposed_keys().
+
+void CompactHead(const CompactParams& params, const BoundarySpan& sequence, int head,
+                 bool transposed_keys);
+void ScoreHead(const ScoreParams& params, const BoundarySpan& sequence, int head,
+               bool transposed_keys);
+void AppendScoresOf(const AppendScoresParams& params, const SequenceSpan& sequence, int head);
+
+}  // namespace tangram::ops

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Prints the retention of each KV head of a published profile (.npz) as `tangram bench` reads it: layers and heads, then
+one line a layer."""
+
+import sys
+
+import numpy
+
+ratios = numpy.load(sys.argv[1])["ratio_per_head"][0]
+print(*ratios.shape)
+for layer in ratios:
+    print(*(f"{ratio:.5f}" for ratio in layer))
