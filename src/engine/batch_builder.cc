@@ -5,18 +5,38 @@
 namespace tangram {
 
 void StepBatch::Build(const SchedulerOutput& output, const Scheduler& scheduler) {
+  Clear();
+  for (const ScheduledSequence& s : output.sequences) {
+    const auto tokens = scheduler.Tokens(s.id).subspan(s.num_computed, s.num_tokens);
+    Add(s, tokens, scheduler.table(s.table));
+  }
+  Finish();
+}
+
+void StepBatch::Build(const ScheduledSequence& sequence, std::span<const TokenId> tokens,
+                      const RetentionTable& table) {
+  Clear();
+  Add(sequence, tokens, table);
+  Finish();
+}
+
+void StepBatch::Clear() {
   tokens_.clear();
   positions_.clear();
   logit_rows_.clear();
   num_rounds_ = num_row_arrays_ = 0;
-  for (const ScheduledSequence& s : output.sequences) {
-    const int first = static_cast<int>(tokens_.size());
-    const auto tokens = scheduler.Tokens(s.id).subspan(s.num_computed, s.num_tokens);
-    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
-    for (int i = 0; i < s.num_tokens; ++i) positions_.push_back(s.num_computed + i);
-    if (s.samples) logit_rows_.push_back(first + s.num_tokens - 1);
-    AddSequence(s, scheduler.table(s.table), first);
-  }
+}
+
+void StepBatch::Add(const ScheduledSequence& s, std::span<const TokenId> tokens,
+                    const RetentionTable& table) {
+  const int first = static_cast<int>(tokens_.size());
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  for (int i = 0; i < s.num_tokens; ++i) positions_.push_back(s.num_computed + i);
+  if (s.samples) logit_rows_.push_back(first + s.num_tokens - 1);
+  AddSpans(s, table, first);
+}
+
+void StepBatch::Finish() {
   views_.clear();
   for (size_t i = 0; i < num_rounds_; ++i) {
     views_.push_back({rounds_[i].boundaries, rounds_[i].sequences});
@@ -35,8 +55,7 @@ ForwardInput StepBatch::Input(const PageTable& pages) const {
 
 // Cuts the sequence's tokens at its boundaries, one part for each round. Compression at b comes
 // just before token b, so a part that begins at b begins with it.
-void StepBatch::AddSequence(const ScheduledSequence& s, const RetentionTable& table,
-                            int first_token) {
+void StepBatch::AddSpans(const ScheduledSequence& s, const RetentionTable& table, int first_token) {
   const int end = s.num_computed + s.num_tokens;
   size_t round_index = 0;
   for (int n = s.num_computed; n < end;) {

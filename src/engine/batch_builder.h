@@ -18,7 +18,10 @@ class StepBatch {
 
   // Fills the arrays for the step that `output` describes.
   void Build(const SchedulerOutput& output, const Scheduler& scheduler);
-  // All of ForwardInput but the KV storage. Valid until the next Build.
+  // The same for one sequence, whose new tokens are `tokens`.
+  void Build(const ScheduledSequence& sequence, std::span<const TokenId> tokens,
+             const RetentionTable& table);
+  // All of ForwardInput but the KV storage and the hook. Valid until the next Build.
   ForwardInput Input(const PageTable& pages) const;
 
  private:
@@ -27,7 +30,11 @@ class StepBatch {
     std::vector<ops::SequenceSpan> sequences;
   };
 
-  void AddSequence(const ScheduledSequence& sequence, const RetentionTable& table, int first_token);
+  void Clear();
+  void Add(const ScheduledSequence& sequence, std::span<const TokenId> tokens,
+           const RetentionTable& table);
+  void Finish();
+  void AddSpans(const ScheduledSequence& sequence, const RetentionTable& table, int first_token);
   void AddBoundary(const RetentionTable& table, int slot, int boundary, Round& round);
   Round& RoundAt(size_t index);
   int32_t* NewRowArray();
