@@ -164,6 +164,7 @@ Result<ModelConfig> ReadGgufConfig(const GgufFile& file, const std::string& name
   in.Expect("attention.causal", 1);
   in.Expect("attention.sliding_window", 0);
   ReadRope(in, config);
+  TANGRAM_RETURN_IF_ERROR(in.status());
   const auto embedding =
       std::ranges::find(file.tensors(), "token_embd.weight", &StoredTensor::name);
   if (embedding == file.tensors().end()) {
