@@ -122,6 +122,7 @@ class Backend {
   virtual void AppendScores(const AppendScoresParams&) = 0;
   virtual void Score(const ScoreParams&) = 0;
   virtual void Compact(const CompactParams&) = 0;
+  virtual void MaxAttention(const MaxAttentionParams&) = 0;
   virtual void CopyPages(const CopyPagesParams&) = 0;
   virtual void GatherRows(const GatherRowsParams&) = 0;
   virtual void Synchronize() = 0;

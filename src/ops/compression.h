@@ -62,4 +62,20 @@ struct ScoreParams {
   std::span<const BoundarySpan> sequences;
 };
 
+// The largest attention that each of some tokens of a sequence gets from any query of the step: the
+// label of KVzip (arXiv 2505.23416, equation 2) when the step repeats those tokens.
+struct MaxAttentionParams {
+  TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated; keys and values already appended
+  int num_q_heads;
+  int num_kv_heads;
+  float scale;
+  KvPoolView pool;
+  PageTableView pages;
+  LayerHeadMap heads;
+  SequenceSpan sequence;  // the queries
+  int first;              // the tokens: [first, first + count) of the row, of every head
+  int count;
+  float* out;  // [count, Hkv]
+};
+
 }  // namespace tangram::ops

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "ops/backend.h"
+#include "ops/kv_view.h"
 #include "tensor/float16.h"
 
 namespace tangram::ops {

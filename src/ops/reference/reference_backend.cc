@@ -27,6 +27,7 @@ class ReferenceBackend final : public Backend {
   void AppendScores(const AppendScoresParams& p) override;
   void Score(const ScoreParams& p) override;
   void Compact(const CompactParams& p) override;
+  void MaxAttention(const MaxAttentionParams& p) override;
   void CopyPages(const CopyPagesParams& p) override;
   void GatherRows(const GatherRowsParams& p) override;
   void Synchronize() override {}
@@ -204,6 +205,10 @@ void ReferenceBackend::Compact(const CompactParams& p) {
   for (const BoundarySpan& s : p.sequences) {
     for (int h = 0; h < p.num_kv_heads; ++h) CompactHead(p, s, h, transposed_keys());
   }
+}
+
+void ReferenceBackend::MaxAttention(const MaxAttentionParams& p) {
+  for (int h = 0; h < p.num_kv_heads; ++h) MaxAttentionOf(p, h, transposed_keys());
 }
 
 void ReferenceBackend::CopyPages(const CopyPagesParams& p) {
