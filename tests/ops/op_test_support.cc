@@ -1,14 +1,18 @@
 #include "ops/op_test_support.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
 
 #include <cmath>
 #include <cstring>
 #include <limits>
 
-#include "ops/cpu/targets.h"
 #include "tensor/float16.h"
+
+// Highway reads the targets from the former.
+// clang-format off
+#include "ops/cpu/targets.h"
+#include <hwy/highway.h>
+// clang-format on
 
 namespace tangram::ops {
 namespace {

@@ -1,16 +1,18 @@
-#include "ops/cpu/targets.h"
-
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/cpu/attention.cc"
-#include <hwy/contrib/math/math-inl.h>
-#include <hwy/foreach_target.h>
+#include "ops/cpu/attention.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "ops/cpu/attention.h"
+// Highway includes this file again for each target: the order matters.
+// clang-format off
+#include "ops/cpu/targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/attention.cc"
+#include <hwy/foreach_target.h>
 #include "ops/cpu/simd-inl.h"
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace tangram::ops {

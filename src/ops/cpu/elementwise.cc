@@ -1,17 +1,18 @@
 #include "ops/cpu/elementwise.h"
 
-#include "ops/cpu/targets.h"
-
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/cpu/elementwise.cc"
-#include <hwy/contrib/math/math-inl.h>
-#include <hwy/foreach_target.h>
-
 #include <algorithm>
 #include <cmath>
 
+// Highway includes this file again for each target: the order matters.
+// clang-format off
+#include "ops/cpu/targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/elementwise.cc"
+#include <hwy/foreach_target.h>
 #include "ops/cpu/simd-inl.h"
 #include "ops/kv_element.h"
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace tangram::ops {

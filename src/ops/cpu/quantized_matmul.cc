@@ -1,13 +1,15 @@
-#include "ops/cpu/targets.h"
+#include "ops/cpu/matmul.h"
 
+// Highway includes this file again for each target: the order matters.
+// clang-format off
+#include "ops/cpu/targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/quantized_matmul.cc"
 #include <hwy/foreach_target.h>
-
-#include "ops/cpu/matmul.h"
 #include "ops/cpu/matmul_driver-inl.h"
 #include "ops/cpu/quantized_formats-inl.h"
 #include "ops/cpu/simd-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace tangram::ops {
