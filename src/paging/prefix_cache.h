@@ -1,98 +1,111 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <memory>
 #include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "paging/cache_block.h"
 #include "paging/page_pool.h"
 #include "paging/page_table.h"
+#include "paging/retention_table.h"
+#include "paging/token_history.h"
 
 namespace tangram {
 
-// The states that sequences leave for others with the same first tokens: a tree of blocks of
-// page_size tokens, each with its G pages. Children are sorted by their tokens, so the one that has
-// most in common with a prompt is beside the place where the prompt would stand: a lookup takes
-// O(prompt / page_size * log(children)), and no hash can collide.
+// The states that sequences leave for others with the same first tokens. A state is at a boundary,
+// 0 if nothing was compressed: the pages of all that compression kept, and below them a tree of
+// blocks of page_size tokens with their pages. A lookup takes O(tokens / page_size *
+// log(children)).
 //
-// A block that is held by a running sequence has an ancestry that is held too, so eviction from the
-// leaves reaches every page that no sequence holds.
+// Who holds a block holds all above it, so eviction from the leaves reaches every page that no
+// sequence holds.
 class PrefixCache {
  public:
-  struct Block;
-  struct Before {
-    using is_transparent = void;
-    bool operator()(const std::unique_ptr<Block>& a, std::span<const int32_t> b) const;
-    bool operator()(std::span<const int32_t> a, const std::unique_ptr<Block>& b) const;
-    bool operator()(const std::unique_ptr<Block>& a, const std::unique_ptr<Block>& b) const;
+  // Whose state. `table` is meant by its index: states at boundary 0 serve all tables.
+  struct Kind {
+    uint64_t salt = 0;  // keeps those apart who must not share
+    int table = 0;
+    const RetentionTable* retention = nullptr;
   };
-  using Blocks = std::set<std::unique_ptr<Block>, Before>;
-  struct Block {
-    Block* parent = nullptr;
-    std::vector<int32_t> tokens;  // page_size, or fewer in a leaf; none is a prefix of a sibling's
-    std::vector<int32_t>
-        pages;  // [G]; slots beyond `tokens` may belong to a sequence that goes on in them
-    Blocks children;
-    uint64_t last_used = 0;  // no less than its children's
+  // A running sequence's pages in its slot.
+  struct Slot {
+    const PageTable* table;
+    int slot;
+    int boundary;  // its rows are compressed up to here
   };
   // The longest state whose tokens are a prefix of those asked for. Valid until the cache changes.
   struct Match {
     int num_tokens = 0;
-    std::vector<const Block*>
-        shared;  // to be used as they are; a last one that is not full, by one who goes on in it
-    const Block* copied =
-        nullptr;                // after them: its first tokens are of use, in a copy of its pages
-    int64_t num_evictable = 0;  // pages of all these that nobody holds
-
-    // Does without `copied`.
-    void DropCopy(int page_size, const PagePool& pool);
+    int boundary = 0;
+    int num_remembered = 0;  // tokens up to the last boundary in common with a token history
+    const CacheBlock* top = nullptr;        // what compression at `boundary` kept; null at 0
+    std::vector<const CacheBlock*> shared;  // of tail tokens, to be used as they are; a last one
+                                            // that is not full, by one who goes on in it
+    const CacheBlock* copied =
+        nullptr;  // after them: its first tokens are of use, in a copy of its pages
+  };
+  enum class Extent {
+    kCompressed,  // what compression at the boundary kept, alone
+    kWholePages,  // and the tail, but for a page that is not full: of a sequence that runs on
+    kAll,         // of a sequence that ends
   };
 
-  PrefixCache(int page_size, int num_rows, PagePool* pool);
+  // Boundaries are every `chunk` tokens. Token histories without pages are kept for `max_history`
+  // tokens.
+  PrefixCache(int page_size, int num_rows, int chunk, int64_t max_history, PagePool* pool);
   ~PrefixCache();
 
-  // `salt` keeps those apart who must not share.
-  Match Find(uint64_t salt, std::span<const int32_t> tokens);
-  // Keeps the pages of a slot that hold `tokens` where the tree has none for them yet; of a
-  // sequence that runs on, whole pages only.
-  void Insert(uint64_t salt, std::span<const int32_t> tokens, const PageTable& table, int slot,
-              bool runs_on);
+  // Never more than `max_tail` tokens behind a boundary of a table that compresses.
+  Match Find(const Kind& kind, std::span<const int32_t> tokens, int max_tail);
+  // Keeps the slot's pages that hold `tokens` where the cache has none for them yet.
+  void Insert(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot, Extent extent);
+  // Keeps no page of the slot any longer but those that other states share.
+  void Remove(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot);
+  // Remembers the tokens, without pages.
+  void Remember(uint64_t salt, std::span<const int32_t> tokens) { history_.Add(salt, tokens); }
   // Drops the blocks used least recently, from the ends of states, until the pool has so many free
   // pages. It can.
   void Evict(int64_t num_free);
   void Clear();
 
   int64_t num_blocks() const { return num_blocks_; }
-  // Aborts unless every block is where it should be. Each page must be kept exactly as often as the
-  // blocks say: adds to keepers[page].
+  // Aborts unless every block is where it should be. Adds to keepers[page] how often the blocks
+  // keep it.
   void CheckInvariants(std::vector<int32_t>& keepers) const;
 
  private:
   struct Older {
-    bool operator()(const Block* a, const Block* b) const { return a->last_used < b->last_used; }
+    bool operator()(const CacheBlock* a, const CacheBlock* b) const {
+      return a->last_used < b->last_used;
+    }
   };
   // The child that has most first tokens in common with `tokens`, and how many.
-  static std::pair<Block*, int> Closest(const Block& parent, std::span<const int32_t> tokens);
+  static std::pair<CacheBlock*, int> Closest(const CacheBlock& parent,
+                                             std::span<const int32_t> tokens);
 
-  static bool IsLeaf(const Block& block) { return block.children.empty() && block.parent; }
-  Block& Root(uint64_t salt);
-  void Touch(Block* block);
-  Block* Add(Block& parent, std::span<const int32_t> tokens);
-  void Lengthen(Block& block, std::span<const int32_t> tokens);
-  void SetPages(Block& block, const PageTable& table, int slot, int index);
-  // All pages of a block have the same holders.
-  bool Held(const Block& block) const { return pool_->holders(block.pages[0]) > 0; }
-  void Remove(Block* leaf);
-  void CheckBlock(const Block& block, std::vector<int32_t>& keepers) const;
+  void FindTail(CacheBlock& top, std::span<const int32_t> tokens, Match& match);
+  CacheBlock& Top(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot);
+  void Touch(CacheBlock* block);
+  CacheBlock* AddChild(CacheBlock& parent, std::span<const int32_t> tokens);
+  void Lengthen(CacheBlock& block, std::span<const int32_t> tokens);
+  void SetPages(CacheBlock& block, const Kind& kind, const Slot& slot, int index);
+  void RemoveSubtree(CacheBlock* block);
+  void RemoveLeaf(CacheBlock* leaf);
+  // Whether the slot's own pages are the block's: block `index` of the tail, or with -1 the top.
+  bool IsMine(const CacheBlock& block, const Kind& kind, const Slot& slot, int index) const;
+  int32_t FirstPage(const Kind& kind, const Slot& slot, int index) const;
+  bool AnyHeld(const CacheBlock& block) const;
+  bool AllHeld(const CacheBlock& block) const;
+  void CheckBlock(const CacheBlock& block, std::vector<int32_t>& keepers) const;
 
-  int page_size_, num_rows_;
+  int page_size_, num_rows_, chunk_;
   PagePool* pool_;
-  std::map<uint64_t, std::unique_ptr<Block>> roots_;  // by salt; without tokens or pages
-  std::set<Block*, Older> leaves_;
+  TokenHistory history_;
+  std::set<CacheBlock*, Older> leaves_;
   uint64_t clock_ = 0;
-  int64_t num_blocks_ = 0;
+  int64_t num_blocks_ = 0;  // tops included
 };
 
 }  // namespace tangram

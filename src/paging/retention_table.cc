@@ -1,6 +1,7 @@
 #include "paging/retention_table.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "base/check.h"
@@ -11,8 +12,8 @@ RetentionTable RetentionTable::Full(int num_rows, int chunk) {
   return RetentionTable(num_rows, chunk);
 }
 
-RetentionTable::RetentionTable(int num_rows, int chunk, std::vector<int32_t> retained)
-    : num_rows_(num_rows), chunk_(chunk), retained_(std::move(retained)) {
+RetentionTable::RetentionTable(int num_rows, int chunk, int percent, std::vector<int32_t> retained)
+    : num_rows_(num_rows), chunk_(chunk), percent_(percent), retained_(std::move(retained)) {
   TANGRAM_CHECK(!retained_.empty() && retained_.size() % num_rows == 0, "{} entries for {} rows",
                 retained_.size(), num_rows);
   sums_.resize(retained_.size() / num_rows + 1);
@@ -26,29 +27,24 @@ RetentionTable::RetentionTable(int num_rows, int chunk, std::vector<int32_t> ret
   }
 }
 
-int RetentionTable::Retained(int row, int boundary) const {
-  if (full() || boundary == 0) return boundary;
-  return retained_[size_t(boundary / chunk_ - 1) * num_rows_ + row];
+int RetentionTable::max_tokens() const {
+  return full() ? std::numeric_limits<int>::max() : static_cast<int>(sums_.size()) * chunk_;
 }
 
-int64_t RetentionTable::Pages(int n, int page_size) const { return PeakPages(n, n, page_size); }
-
-int RetentionTable::PeakLength(int row, int from, int to) const {
-  const int length = Length(row, to), boundary = Boundary(to);
-  if (full() || boundary == 0 || from > boundary) return length;
-  return std::max(length, Retained(row, boundary - chunk_) + chunk_);
+int RetentionTable::PeakLength(int row, int boundary, int n) const {
+  const int length = Length(row, n), last = Boundary(n);
+  return last <= boundary ? length : std::max(length, Retained(row, last - chunk_) + chunk_);
 }
 
-int64_t RetentionTable::PeakPages(int from, int to, int page_size) const {
+int64_t RetentionTable::PeakPages(int boundary, int n, int page_size) const {
   const auto pages = [&](int length) { return (length + page_size - 1) / page_size; };
-  if (full()) return int64_t{num_rows_} * pages(to);
-  const int boundary = Boundary(to);
-  const bool crosses = boundary > 0 && from <= boundary;
-  if (!crosses && unit_ % page_size == 0) {
-    return sums_[boundary / chunk_] / page_size + int64_t{num_rows_} * pages(to - boundary);
+  if (full()) return int64_t{num_rows_} * pages(n);
+  const int last = Boundary(n);
+  if (last <= boundary && unit_ % page_size == 0) {
+    return sums_[last / chunk_] / page_size + int64_t{num_rows_} * pages(n - last);
   }
   int64_t sum = 0;
-  for (int row = 0; row < num_rows_; ++row) sum += pages(PeakLength(row, from, to));
+  for (int row = 0; row < num_rows_; ++row) sum += pages(PeakLength(row, boundary, n));
   return sum;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -10,34 +11,44 @@ namespace tangram {
 // 0) = 0, and from boundary to boundary a row grows by 0 to `chunk` tokens.
 class RetentionTable {
  public:
+  static constexpr int kFullPercent = 100;
+
   // Keeps everything: retained(row, b) = b, at any length.
   static RetentionTable Full(int num_rows, int chunk);
   // From the table itself: retained[(i - 1) * num_rows + row] at boundary i * chunk, i >= 1.
-  RetentionTable(int num_rows, int chunk, std::vector<int32_t> retained);
+  // `percent` is the ratio that it was made for.
+  RetentionTable(int num_rows, int chunk, int percent, std::vector<int32_t> retained);
 
   bool full() const { return retained_.empty(); }
   int num_rows() const { return num_rows_; }
   int chunk() const { return chunk_; }
-  // The boundary whose compression the attention of token n-1 sees: C * floor((n-1)/C); 0 for n =
-  // 0.
-  int Boundary(int n) const { return n > 0 ? (n - 1) / chunk_ * chunk_ : 0; }
-  int Retained(int row, int boundary) const;
-  // Tokens that the row holds with n processed, n >= 0: what the attention of token n-1 read.
-  int Length(int row, int n) const {
-    return full() ? n : Retained(row, Boundary(n)) + n - Boundary(n);
+  int percent() const { return percent_; }
+  // Divides all retained lengths; 0 if it keeps everything.
+  int unit() const { return unit_; }
+  // The largest n that it knows the lengths of.
+  int max_tokens() const;
+  // The boundary whose compression the attention of token n-1 sees: C * floor((n-1)/C). 0 if
+  // nothing is ever compressed, or n = 0.
+  int Boundary(int n) const { return full() || n == 0 ? 0 : (n - 1) / chunk_ * chunk_; }
+  int Retained(int row, int boundary) const {
+    return full() || boundary == 0
+               ? boundary
+               : retained_[std::size_t(boundary / chunk_ - 1) * num_rows_ + row];
   }
+  // Tokens that the row holds with n processed, n >= 0: what the attention of token n-1 read.
+  int Length(int row, int n) const { return Retained(row, Boundary(n)) + n - Boundary(n); }
   // Sum over rows of ceil(Length(row, n) / page_size): the page equation.
-  int64_t Pages(int n, int page_size) const;
-  // Tokens that the row needs room for during a step that processes [from, to): the last chunk is
-  // whole until the boundary at its end compresses it.
-  int PeakLength(int row, int from, int to) const;
-  // Sum over rows of ceil(PeakLength(row, from, to) / page_size). Never less for a larger `to`.
-  int64_t PeakPages(int from, int to, int page_size) const;
+  int64_t Pages(int n, int page_size) const { return PeakPages(Boundary(n), n, page_size); }
+  // Tokens that the row needs room for when a step goes on to n from a state compressed at
+  // `boundary`: if it crosses another, a whole chunk is there until that one is compressed.
+  int PeakLength(int row, int boundary, int n) const;
+  // Sum over rows of ceil(PeakLength(row, boundary, n) / page_size). Never less for a larger n.
+  int64_t PeakPages(int boundary, int n, int page_size) const;
 
  private:
   RetentionTable(int num_rows, int chunk) : num_rows_(num_rows), chunk_(chunk) {}
 
-  int num_rows_, chunk_;
+  int num_rows_, chunk_, percent_ = kFullPercent;
   std::vector<int32_t> retained_;
   std::vector<int64_t> sums_;  // of retained_ over rows, by boundary, from 0
   int unit_ = 0;               // divides all of retained_: then whole pages add up

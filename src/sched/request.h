@@ -45,7 +45,9 @@ struct Request {
   StopParams stop;
   int priority = 0;                // lower first, where the policy is priority
   uint64_t cache_salt = 0;         // prefixes are shared only among equal salts
-  float compression_ratio = 1.0f;  // the share of the KV cache that is kept
+  float compression_ratio = 1.0f;  // the share of the KV cache that is kept, meant to 0.01
+
+  int compression_percent() const { return static_cast<int>(compression_ratio * 100 + 0.5f); }
 };
 
 enum class FinishReason { kStop, kLength, kAbort, kError };

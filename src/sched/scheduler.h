@@ -22,6 +22,10 @@ struct SchedulerConfig {
   int64_t num_pages = 0;
   bool enable_prefix_caching = true;
   bool priority_policy = false;  // else first come, first served
+  int window = 0;                // w: last tokens of a row that the next compression may move
+  int lookback = 0;  // last tokens of a chunk that its scorer must see processed: cached states end
+                     // before them
+  bool stop_at_boundaries = false;  // a scorer needs a pass of its own there: no step goes beyond
 };
 
 // Numbers for metrics; totals since the start.
@@ -55,9 +59,13 @@ class Scheduler {
   Scheduler(Scheduler&&) noexcept;
   ~Scheduler();
 
+  // Tables are told apart by their percent; the first keeps everything. All have the same chunk,
+  // and know max_model_len.
+  void AddTable(RetentionTable table);
+  bool HasTable(int percent) const;
   // Whether a request can ever run: its peak fits the pool. Checked before Add.
   bool Fits(const Request& request) const;
-  // Queues the request. Its id is new.
+  // Queues the request. Its id is new, its ratio has a table.
   void Add(Request request);
   // Ends a request, waiting or running; its state stays in the prefix cache. False: not known (any
   // more).
@@ -81,7 +89,7 @@ class Scheduler {
   // Drops every cached prefix that no running sequence holds.
   void ClearPrefixCache();
   // Aborts with a message if an invariant is broken: the page equation, reference counts, free
-  // list. O(pages).
+  // list. Between steps. O(pages).
   void CheckInvariants() const;
 
  private:

@@ -13,8 +13,10 @@ struct ScheduledSequence {
   int slot;          // index into the page table, [0, max_num_seqs)
   int table;         // index of its retention table
   int num_computed;  // tokens processed before this step
-  int num_tokens;    // >= 1
-  bool samples;      // these are its last known tokens: the step gives its next one
+  int boundary;    // the rows are compressed up to here; num_computed may be there too, in a cached
+                   // state
+  int num_tokens;  // >= 1
+  bool samples;    // these are its last known tokens: the step gives its next one
 };
 
 struct PageCopy {

@@ -16,6 +16,8 @@ struct Sequence {
   int table = 0;
   int slot = -1;          // while running
   int num_computed = 0;   // tokens whose KV is in the slot's pages
+  int boundary = 0;       // the rows are compressed up to here
+  int snapshot = 0;       // boundary whose state is to be left for others; 0: none
   int num_scheduled = 0;  // tokens of the step in progress
   int num_cached = -1;    // prompt tokens that the prefix cache gave at first; -1: has not run yet
   bool aborted = false;   // ends with the step in progress

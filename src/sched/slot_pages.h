@@ -5,48 +5,82 @@
 
 #include "paging/page_pool.h"
 #include "paging/page_table.h"
+#include "paging/prefix_cache.h"
 #include "paging/retention_table.h"
 #include "sched/scheduler_output.h"
 
 namespace tangram {
 
-// The slots of the page table and the pages that running sequences hold in them. Pages are taken
-// and released across the rows, so that those of a block are neighbours in the pool's arrays: this
-// halves the time of beginning and ending a sequence.
+// The slots of the page table and the pages that running sequences hold in them. A state is
+// (boundary, n): the rows are compressed up to the boundary, and n tokens are processed.
+//
+// Pages are taken and released across the rows, so that those of a block are neighbours in the
+// pool's arrays: this halves the time of beginning and ending a sequence.
 class SlotPages {
  public:
-  SlotPages(int num_slots, int num_rows, int max_pages_per_row, int page_size, PagePool* pool);
+  struct Shape {
+    int num_slots, num_rows, max_pages_per_row, page_size;
+    int window;  // last tokens that compression at the next boundary moves
+  };
+  SlotPages(Shape shape, PagePool* pool);
 
   const PageTable& table() const { return table_; }
+  int64_t num_pages(int slot) const { return totals_[slot]; }
   int TakeSlot();
   // Releases the slot with all its pages.
   void GiveSlot(int slot);
 
-  int64_t num_pages(int slot) const { return totals_[slot]; }
-  // Appends one page to each row: pages[row], which the slot holds from now on.
-  void Share(int slot, const std::vector<int32_t>& pages, std::vector<PageUpdate>& updates);
-  // Appends one page to each row, to be filled from pages[row].
-  void Copy(int slot, const std::vector<int32_t>& pages, SchedulerOutput& output);
-  // Room for PeakLength(row, from, to) in each row; the pool has the pages.
-  void Grow(int slot, const RetentionTable& retention, int from, int to,
-            std::vector<PageUpdate>& updates);
+  // Pages of a match that a sequence going on to n would share to the end, and those of them, or of
+  // the block to be copied, that nobody holds now.
+  struct Reuse {
+    int64_t pages = 0, evictable = 0;
+  };
+  Reuse CountReuse(const PrefixCache::Match& match, const RetentionTable& retention, int n) const;
+  // Gives an empty slot the shared pages of a match, and holds those of the block to be copied.
+  void Adopt(int slot, const PrefixCache::Match& match, const RetentionTable& retention,
+             SchedulerOutput& output);
+  // Then appends copies of that block's pages; the pool has pages for them.
+  void CopyLast(int slot, const PrefixCache::Match& match, SchedulerOutput& output);
+
+  // Shared pages that compression would write if a step went on to n: none, unless it crosses a
+  // boundary.
+  int64_t CountSharedWrites(int slot, const RetentionTable& retention, int boundary, int n) const;
+  // Puts copies in their place; the pool has the pages.
+  void CopySharedWrites(int slot, const RetentionTable& retention, int boundary, int n,
+                        SchedulerOutput& output);
+  // Room for PeakLength(row, boundary, n) in each row; the pool has the pages.
+  void Grow(int slot, const RetentionTable& retention, int boundary, int n,
+            SchedulerOutput& output);
   // Releases what Length(row, n) does not need.
   void Trim(int slot, const RetentionTable& retention, int n);
-  // Aborts unless the slot has the pages of Length(row, n). Adds 1 to holders[page] for each.
-  void CheckInvariants(int slot, const RetentionTable& retention, int n,
+  // The copies of the step are made: their sources need not be held any longer.
+  void ReleaseCopied();
+
+  // Aborts unless the slot has the pages of its state. Adds 1 to holders[page] for each.
+  void CheckInvariants(int slot, const RetentionTable& retention, int boundary, int n,
                        std::vector<int32_t>& holders) const;
 
  private:
-  void Append(int slot, int row, int32_t page, std::vector<PageUpdate>& updates);
-  int PagesFor(int length) const { return (length + page_size_ - 1) / page_size_; }
+  int PagesFor(int length) const { return (length + shape_.page_size - 1) / shape_.page_size; }
+  int32_t* counts(int slot) { return &counts_[size_t(slot) * shape_.num_rows]; }
+  const int32_t* counts(int slot) const { return &counts_[size_t(slot) * shape_.num_rows]; }
+  // First pages of a row that no later compression writes.
+  int Immutable(const RetentionTable& retention, int row, int boundary) const;
+  void Append(int slot, int row, int32_t page, SchedulerOutput& output);
+  void Copy(int32_t from, int32_t to, SchedulerOutput& output);
+  // visit(row, index) for each page that CountSharedWrites counts.
+  template <class Visit>
+  void ForSharedWrites(int slot, const RetentionTable& retention, int boundary, int n,
+                       Visit visit) const;
 
-  int num_rows_, page_size_;
+  Shape shape_;
   PagePool* pool_;
   PageTable table_;
   std::vector<int> free_slots_;
   std::vector<int32_t> counts_;  // [slots][rows]
   std::vector<int64_t> totals_;  // [slots], of counts_
   std::vector<int32_t> wanted_;  // [rows], of the call in progress
+  std::vector<int32_t> copied_;  // sources of the step's copies, held until they are made
 };
 
 }  // namespace tangram

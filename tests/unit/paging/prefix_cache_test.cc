@@ -5,7 +5,7 @@
 namespace tangram {
 namespace {
 
-constexpr int kPageSize = 4, kRows = 2;
+constexpr int kPageSize = 4, kRows = 2, kChunk = 8;
 
 class PrefixCacheTest : public testing::Test {
  protected:
@@ -26,12 +26,16 @@ class PrefixCacheTest : public testing::Test {
   // A finished sequence's state.
   void Leave(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
     Fill(int(tokens.size()));
-    cache_.Insert(salt, tokens, table_, 0, /*runs_on=*/false);
+    cache_.Insert(Kind(salt), tokens, {&table_, 0, 0}, PrefixCache::Extent::kAll);
     Release();
     Check();
   }
+  PrefixCache::Kind Kind(uint64_t salt) const { return {salt, 0, &full_}; }
+  PrefixCache::Match Find(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+    return cache_.Find(Kind(salt), tokens, kChunk);
+  }
   int Found(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
-    return cache_.Find(salt, tokens).num_tokens;
+    return Find(tokens, salt).num_tokens;
   }
   void Check() {
     std::vector<int32_t> holders(pool_.size()), keepers(pool_.size());
@@ -42,7 +46,8 @@ class PrefixCacheTest : public testing::Test {
 
   PagePool pool_{40};
   PageTable table_{1, kRows, 10};
-  PrefixCache cache_{kPageSize, kRows, &pool_};
+  RetentionTable full_ = RetentionTable::Full(kRows, kChunk);
+  PrefixCache cache_{kPageSize, kRows, kChunk, /*max_history=*/80, &pool_};
   std::vector<int32_t> held_;
 };
 
@@ -66,21 +71,16 @@ TEST_F(PrefixCacheTest, KeepsSaltsApart) {
 
 TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
   Leave({1, 2, 3, 4, 5, 6});
-  PrefixCache::Match match = cache_.Find(0, std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7});
+  PrefixCache::Match match = Find({1, 2, 3, 4, 5, 6, 7});
   EXPECT_EQ(match.shared.size(), 2u);  // goes on in the page that is not full
   EXPECT_EQ(match.copied, nullptr);
-  EXPECT_EQ(match.num_evictable, 4);
-  match = cache_.Find(0, std::vector<int32_t>{1, 2, 3, 4, 5, 0});
+  match = Find({1, 2, 3, 4, 5, 0});
   EXPECT_EQ(match.shared.size(), 1u);
   ASSERT_NE(match.copied, nullptr);  // slot 1 of the page has another's 6
   for (const int32_t page : match.copied->pages) pool_.Hold(page);
-  match = cache_.Find(0, std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7});
+  match = Find({1, 2, 3, 4, 5, 6, 7});
   EXPECT_EQ(match.shared.size(), 1u);  // someone else goes on in that page already
   EXPECT_NE(match.copied, nullptr);
-  EXPECT_EQ(match.num_evictable, 2);
-  match.DropCopy(kPageSize, pool_);
-  EXPECT_EQ(match.num_tokens, 4);
-  EXPECT_EQ(match.num_evictable, 2);
 }
 
 TEST_F(PrefixCacheTest, StoresACommonPrefixOnce) {
@@ -89,7 +89,7 @@ TEST_F(PrefixCacheTest, StoresACommonPrefixOnce) {
   EXPECT_EQ(pool_.num_evictable(), 3 * kRows);
   Leave({1, 2, 3, 4, 5, 6, 7, 8, 9, 10});  // lengthens the last block
   EXPECT_EQ(pool_.num_evictable(), 3 * kRows);
-  EXPECT_EQ(cache_.num_blocks(), 3);
+  EXPECT_EQ(cache_.num_blocks(), 4);  // and the top
 }
 
 TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
@@ -107,7 +107,8 @@ TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
 
 TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   Fill(6);
-  cache_.Insert(0, std::vector<int32_t>{1, 2, 3, 4, 5, 6}, table_, 0, /*runs_on=*/true);
+  cache_.Insert(Kind(0), std::vector<int32_t>{1, 2, 3, 4, 5, 6}, {&table_, 0, 0},
+                PrefixCache::Extent::kWholePages);
   Check();
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 4);
   EXPECT_EQ(pool_.num_evictable(), 0);

@@ -10,11 +10,11 @@ TEST(RetentionTable, FullKeepsEverything) {
   EXPECT_EQ(table.Length(2, 1000), 1000);
   EXPECT_EQ(table.Pages(0, 16), 0);
   EXPECT_EQ(table.Pages(1000, 16), 3 * 63);
-  EXPECT_EQ(table.PeakPages(10, 1000, 16), 3 * 63);
+  EXPECT_EQ(table.PeakPages(0, 1000, 16), 3 * 63);
 }
 
 TEST(RetentionTable, LengthFollowsThePositionAlone) {
-  const RetentionTable table(2, 64, {16, 64, 48, 96});
+  const RetentionTable table(2, 64, 50, {16, 64, 48, 96});
   EXPECT_EQ(table.Length(0, 0), 0);
   EXPECT_EQ(table.Length(0, 64), 64);  // whole until token 64 is processed
   EXPECT_EQ(table.Length(0, 65), 17);
@@ -26,17 +26,17 @@ TEST(RetentionTable, LengthFollowsThePositionAlone) {
 }
 
 TEST(RetentionTable, AStepAcrossABoundaryHoldsTheWholeChunkBeforeIt) {
-  const RetentionTable table(2, 64, {16, 64, 48, 96});
-  EXPECT_EQ(table.PeakLength(0, 64, 65), 64);  // compresses at 64, then appends one
-  EXPECT_EQ(table.PeakLength(1, 64, 65), 65);
-  EXPECT_EQ(table.PeakLength(0, 65, 66), 18);  // 64 was crossed before
+  const RetentionTable table(2, 64, 50, {16, 64, 48, 96});
+  EXPECT_EQ(table.PeakLength(0, 0, 65), 64);  // compresses at 64, then appends one
+  EXPECT_EQ(table.PeakLength(1, 0, 65), 65);
+  EXPECT_EQ(table.PeakLength(0, 64, 66), 18);  // 64 was crossed before
   EXPECT_EQ(table.PeakLength(0, 0, 130), 80);  // retained(64) + 64 > retained(128) + 2
   EXPECT_EQ(table.PeakPages(0, 130, 16), 5 + 8);
 }
 
 TEST(RetentionTableDeathTest, RowsNeverShrinkAndGrowByAtMostAChunk) {
-  EXPECT_DEATH(RetentionTable(1, 64, {32, 16}), "from 32 to 16");
-  EXPECT_DEATH(RetentionTable(1, 64, {80}), "from 0 to 80");
+  EXPECT_DEATH(RetentionTable(1, 64, 50, {32, 16}), "from 32 to 16");
+  EXPECT_DEATH(RetentionTable(1, 64, 50, {80}), "from 0 to 80");
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // its name, and a seed gives the same trace on every machine.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <iostream>
 #include <map>
 #include <random>
 
@@ -25,7 +27,20 @@ struct Asked {
 
 struct Totals {
   int64_t steps = 0, finished = 0, aborts = 0, copies = 0;
+  int64_t compressed_hits = 0;  // requests that began from a state at a boundary,
+  int64_t bare_hits = 0;        // and of these, where nothing followed the boundary
   uint64_t preemptions = 0, hits = 0;
+
+  void Add(const Totals& other) {
+    steps += other.steps;
+    finished += other.finished;
+    aborts += other.aborts;
+    copies += other.copies;
+    compressed_hits += other.compressed_hits;
+    bare_hits += other.bare_hits;
+    preemptions += other.preemptions;
+    hits += other.hits;
+  }
 };
 
 class Trace {
@@ -40,7 +55,12 @@ class Trace {
   int Uniform(int low, int high) { return low + int(random_() % uint64_t(high - low + 1)); }
   bool Chance(int percent) { return Uniform(0, 99) < percent; }
   SchedulerConfig RandomConfig();
+  std::vector<RetentionTable> RandomTables();
   std::vector<TokenId> RandomPrompt(int length);
+  const RetentionTable& TableOf(const Request& request) const {
+    const auto it = std::ranges::find(percents_, request.compression_percent());
+    return scheduler_.table(int(it - percents_.begin()));
+  }
   void Ask();
   void AbortOne();
   void RunStep();
@@ -48,8 +68,10 @@ class Trace {
   void Tell(const StepResult& result);
 
   std::mt19937_64 random_;
-  SchedulerConfig config_;
+  int chunk_ = 0;
   CompressionRule rule_;
+  SchedulerConfig config_;
+  std::vector<int> percents_;
   int vocab_size_;
   Scheduler scheduler_;
   SymbolicModel model_;
@@ -59,17 +81,11 @@ class Trace {
   Totals totals_;
 };
 
-std::vector<RetentionTable> Tables(const SchedulerConfig& config) {
-  std::vector<RetentionTable> tables;
-  tables.push_back(RetentionTable::Full(config.num_rows, 4 * config.page_size));
-  return tables;
-}
-
 Trace::Trace(int seed)
     : random_(seed),
       config_(RandomConfig()),
       vocab_size_(Uniform(2, 4)),
-      scheduler_(config_, Tables(config_)),
+      scheduler_(config_, RandomTables()),
       model_({config_.max_num_seqs, config_.num_rows,
               (config_.max_model_len + config_.page_size - 1) / config_.page_size,
               config_.page_size, config_.num_pages, vocab_size_},
@@ -78,15 +94,42 @@ Trace::Trace(int seed)
 SchedulerConfig Trace::RandomConfig() {
   SchedulerConfig config;
   config.page_size = 1 << Uniform(0, 3);
+  chunk_ = config.page_size * Uniform(1, 3);
+  rule_.window = Uniform(1, std::max(1, chunk_ / 2));
+  rule_.sinks = Uniform(0, std::min(2, chunk_ - rule_.window));
   config.num_rows = Uniform(1, 3);
   config.max_num_seqs = Uniform(1, 8);
   config.max_num_batched_tokens = Uniform(1, 40);
-  config.max_model_len = Uniform(16, 100);
+  config.max_model_len = Uniform(16, 120);
   const int one = (config.max_model_len + config.page_size - 1) / config.page_size;
-  config.num_pages = config.num_rows * (one + Uniform(0, 2 * one));
+  config.num_pages = config.num_rows * (one + Uniform(0, one));
   config.enable_prefix_caching = Chance(90);
   config.priority_policy = Chance(30);
+  config.window = rule_.window;
+  config.lookback = Chance(70) ? 0 : Chance(50) ? rule_.window : chunk_;
+  config.stop_at_boundaries = Chance(20);
   return config;
+}
+
+// Ratio 1, and up to two others with any increments.
+std::vector<RetentionTable> Trace::RandomTables() {
+  std::vector<RetentionTable> tables;
+  tables.push_back(RetentionTable::Full(config_.num_rows, chunk_));
+  const int floor = rule_.sinks + rule_.window, rows = config_.num_rows, page = config_.page_size;
+  for (int percent = 30; percent <= 60; percent += 30) {
+    if (Chance(20)) continue;
+    std::vector<int32_t> retained;
+    for (int i = 0; i < (config_.max_model_len / chunk_ + 1) * rows; ++i) {
+      const int before = i < rows ? 0 : retained[i - rows];
+      const int least = (std::max(before, floor) + page - 1) / page * page;
+      const int most = (before + chunk_) / page * page;
+      retained.push_back(least + Uniform(0, (most - least) / page * percent / 60) * page);
+    }
+    tables.emplace_back(rows, chunk_, percent, std::move(retained));
+  }
+  percents_.clear();
+  for (const RetentionTable& table : tables) percents_.push_back(table.percent());
+  return tables;
 }
 
 // New tokens after the beginning of what was said before: prefixes in common of every length.
@@ -110,11 +153,14 @@ void Trace::Ask() {
   request.prompt = RandomPrompt(Uniform(1, config_.max_model_len - request.stop.max_tokens));
   request.priority = Uniform(0, 2);
   request.cache_salt = Chance(80) ? 0 : 1;
-  ASSERT_TRUE(scheduler_.Fits(request));
+  request.compression_ratio = float(percents_[Uniform(Chance(25) ? 0 : int(percents_.size()) / 2,
+                                                      int(percents_.size()) - 1)]) /
+                              100;
+  if (!scheduler_.Fits(request)) return;  // compressed late, a row may need more than in the end
   Asked asked{.request = request,
               .tokens = request.prompt,
               .num_known = request.prompt.size(),
-              .dense = DenseRun(scheduler_.table(0), rule_, request.cache_salt)};
+              .dense = DenseRun(TableOf(request), rule_, request.cache_salt)};
   DenseRun alone = asked.dense;
   for (const TokenId token : request.prompt) alone.Process(token);
   for (int i = 1; i <= request.stop.max_tokens; ++i) {
@@ -169,6 +215,10 @@ void Trace::RunStep() {
 }
 
 void Trace::Check(const ScheduledSequence& seq, Asked& asked) {
+  if (asked.dense.num_computed() == 0 && seq.boundary > 0) {
+    ++totals_.compressed_hits;
+    totals_.bare_hits += seq.boundary == seq.num_computed;
+  }
   if (asked.dense.num_computed() > seq.num_computed) {  // preempted, and its state was cut
     asked.dense = DenseRun(scheduler_.table(seq.table), rule_, asked.request.cache_salt);
   }
@@ -214,15 +264,18 @@ class SchedulerProperty : public testing::TestWithParam<int> {
  protected:
   static Totals sum_;
   static void TearDownTestSuite() {
-    printf(
-        "%ld steps: %ld finished, %ld aborted, %lu preempted, %lu tokens hit, %ld pages copied\n",
-        sum_.steps, sum_.finished, sum_.aborts, sum_.preemptions, sum_.hits, sum_.copies);
+    std::cout << sum_.steps << " steps: " << sum_.finished << " finished, " << sum_.aborts
+              << " aborted, " << sum_.preemptions << " preempted, " << sum_.hits << " tokens hit, "
+              << sum_.compressed_hits << " compressed states hit, " << sum_.bare_hits
+              << " without a tail, " << sum_.copies << " pages copied\n";
     if (sum_.steps < int64_t{kSeeds} * kStepsPerSeed) return;  // only some seeds were asked for
     EXPECT_GT(sum_.finished, sum_.steps / 50);
     EXPECT_GT(sum_.aborts, sum_.steps / 100);
-    EXPECT_GT(sum_.preemptions, uint64_t(sum_.steps) / 100);
+    EXPECT_GT(sum_.preemptions, uint64_t(sum_.steps) / 200);
     EXPECT_GT(sum_.hits, uint64_t(sum_.steps) / 10);
     EXPECT_GT(sum_.copies, sum_.steps / 100);
+    EXPECT_GT(sum_.compressed_hits, sum_.steps / 200);
+    EXPECT_GT(sum_.bare_hits, sum_.steps / 2000);
   }
 };
 Totals SchedulerProperty::sum_;
@@ -231,13 +284,7 @@ TEST_P(SchedulerProperty, HoldsOnRandomTraces) {
   Trace trace(GetParam());
   for (int i = 0; i < kStepsPerSeed && !HasFailure(); ++i) trace.Step();
   if (!HasFailure()) trace.Drain();
-  const Totals totals = trace.totals();
-  sum_.steps += totals.steps;
-  sum_.finished += totals.finished;
-  sum_.aborts += totals.aborts;
-  sum_.copies += totals.copies;
-  sum_.preemptions += totals.preemptions;
-  sum_.hits += totals.hits;
+  sum_.Add(trace.totals());
 }
 
 INSTANTIATE_TEST_SUITE_P(Seed, SchedulerProperty, testing::Range(1, kSeeds + 1));

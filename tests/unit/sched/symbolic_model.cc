@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "base/check.h"
@@ -21,29 +23,24 @@ uint64_t Digest(const SymbolicKv& kv, int row, int index) {
   return Mix(kv.prefix, uint64_t(kv.position) << 32 | uint64_t(row) << 16 | uint64_t(index));
 }
 
-// Which of a row's tokens stay at `boundary`, as indices: what an earlier boundary kept before its
-// window, sinks, the last `window` tokens, and the best scored of the rest; a score is a hash.
+// Which of a row's tokens stay at `boundary`, as indices: what the boundary before kept, its window
+// excepted (sinks at the first), the last `window` tokens, and the best scored of the rest; a score
+// is a hash.
 std::vector<int> Kept(const std::vector<SymbolicKv>& row, int row_index,
                       const RetentionTable& table, int boundary, CompressionRule rule) {
-  const int size = static_cast<int>(row.size()), retained = table.Retained(row_index, boundary);
+  const int size = static_cast<int>(row.size());
   const int before = table.Retained(row_index, boundary - table.chunk());
-  const int fixed =
-      std::min(retained, std::max({0, before - rule.window, std::min(rule.sinks, before)}));
-  const int first = std::max(fixed, before == 0 ? std::min(rule.sinks, retained) : 0);
-  const int last = std::max(first, size - rule.window);
-  std::vector<int> kept;
-  for (int i = 0; i < first; ++i) kept.push_back(i);
-  std::vector<int> rest;
-  for (int i = first; i < last; ++i) rest.push_back(i);
-  std::ranges::sort(rest, [&](int a, int b) {
-    return Mix(row[a].prefix, row_index) > Mix(row[b].prefix, row_index);
-  });
-  const int window = size - last;
-  rest.resize(std::clamp<int>(retained - first - window, 0, static_cast<int>(rest.size())));
-  std::ranges::sort(rest);
-  kept.insert(kept.end(), rest.begin(), rest.end());
-  for (int i = last; i < size; ++i) kept.push_back(i);
-  TANGRAM_CHECK(static_cast<int>(kept.size()) == retained, "{} kept of {}", kept.size(), retained);
+  const int fixed = before == 0 ? rule.sinks : before - rule.window;
+  const int scored = table.Retained(row_index, boundary) - fixed - rule.window;
+  std::vector<int> rest(size - rule.window - fixed);
+  std::iota(rest.begin(), rest.end(), fixed);
+  std::ranges::sort(rest, std::greater{}, [&](int i) { return Mix(row[i].prefix, row_index); });
+  TANGRAM_CHECK(0 <= scored && scored <= int(rest.size()), "{} of {}", scored, rest.size());
+  std::vector<int> kept(fixed);
+  std::iota(kept.begin(), kept.end(), 0);
+  kept.insert(kept.end(), rest.begin(), rest.begin() + scored);
+  for (int i = size - rule.window; i < size; ++i) kept.push_back(i);
+  std::ranges::sort(kept);
   return kept;
 }
 
@@ -126,8 +123,12 @@ TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& t
   const int end = seq.num_computed + seq.num_tokens;
   for (int n = seq.num_computed; n < end; ++n) {
     uint64_t prefix = salt;
-    if (n > 0) prefix = At(seq.slot, 0, table.Length(0, n) - 1).prefix;
-    if (n > 0 && n % table.chunk() == 0 && !table.full()) Compress(seq.slot, table, n);
+    const bool compressed = n == seq.boundary;  // then the row's last token lies elsewhere
+    if (n > 0) {
+      const int length = compressed ? table.Retained(0, n) : table.Length(0, n);
+      prefix = At(seq.slot, 0, length - 1).prefix;
+    }
+    if (n % table.chunk() == 0 && !compressed && !table.full()) Compress(seq.slot, table, n);
     for (int r = 0; r < shape_.num_rows; ++r) {
       At(seq.slot, r, table.Length(r, n + 1) - 1) = {Mix(prefix, uint64_t(tokens[n])), n};
     }

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <vector>
+
+namespace tangram {
+
+// Orders nodes of a tree by their tokens, so that the child that has most in common with a prompt
+// is beside the place where the prompt would stand: no hash can collide, and a match can end at any
+// token.
+template <class Node>
+struct ByTokens {
+  using is_transparent = void;
+  using Tokens = std::span<const int32_t>;
+  static Tokens TokensOf(const std::unique_ptr<Node>& node) { return node->tokens; }
+  static Tokens TokensOf(Tokens tokens) { return tokens; }
+  template <class A, class B>
+  bool operator()(const A& a, const B& b) const {
+    return std::ranges::lexicographical_compare(TokensOf(a), TokensOf(b));
+  }
+};
+
+struct HistoryChunk;
+
+// Pages of a state in the prefix cache: of page_size tokens that follow the parent's, or, at the
+// top, of all that compression kept of the tokens before.
+struct CacheBlock {
+  using Children = std::set<std::unique_ptr<CacheBlock>, ByTokens<CacheBlock>>;
+
+  CacheBlock* parent = nullptr;
+  HistoryChunk* chunk = nullptr;  // at the top: the tokens before
+  int table = 0;                  // at the top: the retention table's index
+  std::vector<int32_t> tokens;    // page_size, or fewer in a leaf; none is a prefix of a sibling's
+  // [G]; slots behind `tokens` may belong to a sequence that goes on in them. At the top
+  // [G][retained(row) / page_size], rows one after the other; none where nothing is before.
+  std::vector<int32_t> pages;
+  Children children;
+  uint64_t last_used = 0;  // no less than its children's
+
+  bool leaf() const { return children.empty() && !pages.empty(); }
+};
+
+// A token history: C tokens that follow the parent's.
+struct HistoryChunk {
+  using Children = std::set<std::unique_ptr<HistoryChunk>, ByTokens<HistoryChunk>>;
+
+  HistoryChunk* parent = nullptr;
+  uint64_t salt = 0;            // at the top
+  int depth = 0;                // boundary at its end, in chunks
+  std::vector<int32_t> tokens;  // C; none at the top
+  Children children;
+  std::map<int, std::unique_ptr<CacheBlock>> states;  // by table
+  uint64_t last_used = 0;                             // no less than its children's
+
+  // Only remembered.
+  bool idle() const { return children.empty() && states.empty(); }
+};
+
+}  // namespace tangram

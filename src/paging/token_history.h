@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+
+#include "paging/cache_block.h"
+
+namespace tangram {
+
+// The chunks of C tokens that were processed, as a tree for each salt, some with states at the
+// boundary at their end. Those without are remembered within bounds, the least recently used
+// forgotten first: a common beginning can then be noticed when it comes again.
+class TokenHistory {
+ public:
+  TokenHistory(int chunk, int64_t max_chunks) : chunk_(chunk), max_chunks_(max_chunks) {}
+
+  // The last known chunk of these tokens; null if there is not even the salt.
+  HistoryChunk* Find(uint64_t salt, std::span<const int32_t> tokens);
+  // Remembers all whole chunks of `tokens` and returns the last.
+  HistoryChunk* Add(uint64_t salt, std::span<const int32_t> tokens);
+  CacheBlock& AddState(HistoryChunk& chunk, int table);
+  void RemoveState(HistoryChunk& chunk, int table);
+
+  int64_t num_chunks() const { return num_chunks_; }
+  const std::map<uint64_t, std::unique_ptr<HistoryChunk>>& roots() const { return roots_; }
+  // Aborts unless exactly those without states and children are in line to be forgotten.
+  void CheckInvariants() const;
+
+ private:
+  struct Older {
+    bool operator()(const HistoryChunk* a, const HistoryChunk* b) const {
+      return a->last_used < b->last_used;
+    }
+  };
+  HistoryChunk* AddChild(HistoryChunk& parent, std::span<const int32_t> tokens);
+  void Touch(HistoryChunk* chunk);
+  void Forget(HistoryChunk* chunk);
+
+  int chunk_;
+  int64_t max_chunks_, num_chunks_ = 0;
+  std::map<uint64_t, std::unique_ptr<HistoryChunk>> roots_;  // by salt
+  std::set<HistoryChunk*, Older> idle_;
+  uint64_t clock_ = 0;
+};
+
+}  // namespace tangram
