@@ -62,7 +62,8 @@ void StepBatch::AddSpans(const ScheduledSequence& s, const RetentionTable& table
     Round& round = RoundAt(round_index++);
     const int next_boundary = table.full() ? end : (n / table.chunk() + 1) * table.chunk();
     const int count = std::min(end, next_boundary) - n;
-    if (!table.full() && n > s.boundary && n % table.chunk() == 0) AddBoundary(table, s.slot, n, round);
+    if (!table.full() && n > s.boundary && n % table.chunk() == 0)
+      AddBoundary(table, s.slot, n, round);
     int32_t* history = NewRowArray();
     // The length that token n reads counts the token itself, and has compression at n behind it.
     for (size_t row = 0; row < num_rows_; ++row) {

@@ -31,7 +31,8 @@ SingleSequence::SingleSequence(Model& model, ops::Backend& backend, KvStorage kv
 TensorView SingleSequence::Append(std::span<const TokenId> tokens, LayerHook* hook,
                                   std::span<const int32_t> logit_rows) {
   const int count = static_cast<int>(tokens.size());
-  batch_.Build(ScheduledSequence{0, 0, 0, size_, count, false}, tokens, table_);
+  batch_.Build(ScheduledSequence{.num_computed = size_, .boundary = boundary_, .num_tokens = count},
+               tokens, table_);
   ForwardInput input = batch_.Input(pages_);
   input.kv = &kv_;
   input.hook = hook;
@@ -39,12 +40,13 @@ TensorView SingleSequence::Append(std::span<const TokenId> tokens, LayerHook* ho
   const TensorView logits = model_.Forward(input);
   backend_.Synchronize();
   size_ += count;
+  boundary_ = table_.Boundary(size_);
   return logits;
 }
 
 void SingleSequence::Truncate(int count) {
-  TANGRAM_CHECK(count <= size_ && table_.Boundary(count + 1) == table_.Boundary(size_ + 1),
-                "from {} to {}", size_, count);
+  TANGRAM_CHECK(boundary_ <= count && count <= size_, "from {} to {}, compressed at {}", size_,
+                count, boundary_);
   size_ = count;
 }
 

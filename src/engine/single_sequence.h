@@ -24,12 +24,13 @@ class SingleSequence {
   // until the next call.
   TensorView Append(std::span<const TokenId> tokens, LayerHook* hook,
                     std::span<const int32_t> logit_rows);
-  // Forgets the last tokens, back to the first `count`; not across a boundary.
+  // Forgets the last tokens, back to the first `count`; not across the boundary that
+  // compressed them.
   void Truncate(int count);
   int size() const { return size_; }
   const KvStorage& kv() const { return kv_; }
   // Tokens that the row holds now.
-  int RowLength(int row) const { return table_.Length(row, size_); }
+  int RowLength(int row) const { return table_.Retained(row, boundary_) + size_ - boundary_; }
 
  private:
   SingleSequence(Model& model, ops::Backend& backend, KvStorage kv, RetentionTable table,
@@ -42,6 +43,7 @@ class SingleSequence {
   PageTable pages_;
   StepBatch batch_;
   int size_ = 0;
+  int boundary_ = 0;  // compressed up to here
 };
 
 }  // namespace tangram

@@ -9,14 +9,15 @@ namespace tangram {
 
 // One sequence's part of a step: its tokens [num_computed, num_computed + num_tokens).
 struct ScheduledSequence {
-  RequestId id;
-  int slot;          // index into the page table, [0, max_num_seqs)
-  int table;         // index of its retention table
-  int num_computed;  // tokens processed before this step
-  int boundary;    // the rows are compressed up to here; num_computed may be there too, in a cached
-                   // state
-  int num_tokens;  // >= 1
-  bool samples;    // these are its last known tokens: the step gives its next one
+  RequestId id = 0;
+  int slot = 0;          // index into the page table, [0, max_num_seqs)
+  int table = 0;         // index of its retention table
+  int num_computed = 0;  // tokens processed before this step
+  // The rows are compressed up to here. A cached state may begin at its boundary: with num_computed
+  // there, it must not be compressed again.
+  int boundary = 0;
+  int num_tokens = 0;    // >= 1
+  bool samples = false;  // these are its last known tokens: the step gives its next one
 };
 
 struct PageCopy {
