@@ -61,7 +61,10 @@ pub struct Fault {
 impl Fault {
     /// The caller's input is at fault.
     pub fn input(message: impl Into<String>) -> Self {
-        Fault { code: 1, message: message.into() }
+        Fault {
+            code: 1,
+            message: message.into(),
+        }
     }
 }
 
@@ -70,7 +73,10 @@ pub fn guard(error: Sink, body: impl FnOnce() -> Result<(), Fault>) -> i32 {
     let fault = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return 0,
         Ok(Err(fault)) => fault,
-        Err(panic) => Fault { code: 2, message: panic_message(panic.as_ref()) },
+        Err(panic) => Fault {
+            code: 2,
+            message: panic_message(panic.as_ref()),
+        },
     };
     error.put(fault.message.as_bytes());
     fault.code

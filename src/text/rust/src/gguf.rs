@@ -64,8 +64,11 @@ pub unsafe fn build(source: &GgufVocabulary) -> Result<Tokenizer, Fault> {
 }
 
 unsafe fn model(pre: &str, texts: &[&str], merges: &[Slice]) -> Result<BPE, Fault> {
-    let vocabulary: HashMap<String, u32> =
-        texts.iter().enumerate().map(|(id, text)| (text.to_string(), id as u32)).collect();
+    let vocabulary: HashMap<String, u32> = texts
+        .iter()
+        .enumerate()
+        .map(|(id, text)| (text.to_string(), id as u32))
+        .collect();
     let mut pairs = Vec::with_capacity(merges.len());
     for merge in merges {
         let text = merge.text()?;
@@ -96,7 +99,11 @@ fn pre_tokenizer(pre: &str) -> Result<PreTokenizerWrapper, Fault> {
         "smollm" => vec![PreTokenizerWrapper::Digits(Digits::new(true)), gpt2],
         "qwen2" => vec![split(QWEN2_SPLIT)?, bytes_only],
         "llama-bpe" => vec![split(LLAMA3_SPLIT)?, bytes_only],
-        _ => return Err(Fault::input(format!("tokenizer.ggml.pre \"{pre}\" is not known"))),
+        _ => {
+            return Err(Fault::input(format!(
+                "tokenizer.ggml.pre \"{pre}\" is not known"
+            )))
+        }
     };
     Ok(PreTokenizerWrapper::Sequence(Sequence::new(steps)))
 }

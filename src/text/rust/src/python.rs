@@ -14,7 +14,10 @@ pub fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<St
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => return Err(fault("tojson: separators must be a pair of strings")),
-        None => (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()),
+        None => (
+            if indent.is_some() { "," } else { ", " }.to_string(),
+            ": ".to_string(),
+        ),
     };
     let mut writer = Writer {
         out: String::new(),
@@ -51,7 +54,13 @@ fn repr(value: &Value) -> String {
             format!("{{{}}}", items().map(item).collect::<Vec<_>>().join(", "))
         }
         ValueKind::Seq if !value.is_tuple() => {
-            format!("[{}]", items().map(|item| repr(&item)).collect::<Vec<_>>().join(", "))
+            format!(
+                "[{}]",
+                items()
+                    .map(|item| repr(&item))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
         }
         _ => format!("{value:?}"),
     }
@@ -83,7 +92,9 @@ impl Writer {
         match value.kind() {
             ValueKind::Undefined => return Err(fault("Undefined is not JSON serializable")),
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .out
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)),
             ValueKind::Map => self.map(value)?,
             ValueKind::Seq | ValueKind::Iterable => self.list(value)?,
@@ -199,7 +210,11 @@ fn float_repr(float: f64) -> String {
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
         let plain = format!("{float}");
-        return if plain.contains('.') { plain } else { plain + ".0" };
+        return if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.abs())

@@ -19,7 +19,11 @@ const RAISED: &str = "\u{1}";
 
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+    if let Ok(syntax) = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+    {
         env.set_syntax(syntax);
     }
     env.set_auto_escape_callback(|_| AutoEscape::None);
@@ -28,19 +32,29 @@ fn environment() -> Environment<'static> {
     env.set_formatter(|out, _, value| Ok(out.write_str(&text_of(value))?));
     env.add_filter("string", |value: Value| text_of(&value));
     env.add_filter("tojson", tojson);
-    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("iterable", |value: &Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", strftime_now);
     env
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
+    Err(Error::new(
+        ErrorKind::InvalidOperation,
+        format!("{RAISED}{message}"),
+    ))
 }
 
 /// `datetime.now().strftime(format)`.
 fn strftime_now(format: String) -> Result<String, Error> {
-    let invalid = |_| Error::new(ErrorKind::InvalidOperation, "strftime_now: NUL in the format");
+    let invalid = |_| {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            "strftime_now: NUL in the format",
+        )
+    };
     let format = CString::new(format).map_err(invalid)?;
     let mut buffer = [0u8; 512];
     // time and localtime_r fill what they are given; strftime stops at the buffer's end.
@@ -48,7 +62,12 @@ fn strftime_now(format: String) -> Result<String, Error> {
         let now = libc::time(std::ptr::null_mut());
         let mut parts: libc::tm = std::mem::zeroed();
         libc::localtime_r(&now, &mut parts);
-        libc::strftime(buffer.as_mut_ptr().cast(), buffer.len(), format.as_ptr(), &parts)
+        libc::strftime(
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            format.as_ptr(),
+            &parts,
+        )
     };
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
@@ -58,7 +77,9 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
         let tag = &rest[start + 2..start + length];
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         out.push_str(&rest[..start + 2]);
@@ -76,11 +97,15 @@ fn without_generation_tags(source: &str) -> String {
 /// fail on, so nulls are dropped; and reasoning, which has had three names, goes by the standard one
 /// and by gpt-oss's.
 fn normalize_message(message: &mut Json) {
-    let Some(fields) = message.as_object_mut() else { return };
+    let Some(fields) = message.as_object_mut() else {
+        return;
+    };
     fields.retain(|_, value| !value.is_null());
     let names = ["reasoning_content", "thinking", "reasoning"];
     if let Some(reasoning) = names.iter().find_map(|name| fields.get(*name)).cloned() {
-        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields
+            .entry("thinking")
+            .or_insert_with(|| reasoning.clone());
         fields.insert("reasoning_content".to_string(), reasoning);
     }
 }
@@ -90,7 +115,9 @@ fn describe(error: &Error) -> String {
     if let Some(message) = detail.strip_prefix(RAISED) {
         return message.to_string();
     }
-    let place = error.line().map_or(String::new(), |line| format!(", line {line}"));
+    let place = error
+        .line()
+        .map_or(String::new(), |line| format!(", line {line}"));
     let colon = if detail.is_empty() { "" } else { ": " };
     format!("{NAME}{place}: {}{colon}{detail}", error.kind())
 }

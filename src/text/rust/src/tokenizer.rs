@@ -31,7 +31,10 @@ fn add_config_tokens(tokenizer: &mut Tokenizer, config: &Value) {
         .map(|token| (token.content.clone(), true))
         .collect();
     let mut wanted: Vec<(u64, AddedToken)> = Vec::new();
-    if let Some(entries) = config.get("added_tokens_decoder").and_then(Value::as_object) {
+    if let Some(entries) = config
+        .get("added_tokens_decoder")
+        .and_then(Value::as_object)
+    {
         for (id, entry) in entries {
             if let Some(token) = added_token(entry, false) {
                 wanted.push((id.parse().unwrap_or(u64::MAX), token));
@@ -39,11 +42,28 @@ fn add_config_tokens(tokenizer: &mut Tokenizer, config: &Value) {
         }
     }
     wanted.sort_by_key(|(id, _)| *id);
-    let named = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token"]
-        .iter()
-        .filter_map(|name| config.get(*name))
-        .chain(config.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten());
-    wanted.extend(named.filter_map(|entry| added_token(entry, true)).map(|token| (0, token)));
+    let named = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "sep_token",
+        "pad_token",
+        "cls_token",
+    ]
+    .iter()
+    .filter_map(|name| config.get(*name))
+    .chain(
+        config
+            .get("additional_special_tokens")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten(),
+    );
+    wanted.extend(
+        named
+            .filter_map(|entry| added_token(entry, true))
+            .map(|token| (0, token)),
+    );
     let missing: Vec<AddedToken> = wanted
         .into_iter()
         .map(|(_, token)| token)
@@ -56,7 +76,8 @@ fn added_token(entry: &Value, special: bool) -> Option<AddedToken> {
     if let Some(text) = entry.as_str() {
         return (!text.is_empty()).then(|| AddedToken::from(text, special));
     }
-    let flag = |name: &str, default: bool| entry.get(name).and_then(Value::as_bool).unwrap_or(default);
+    let flag =
+        |name: &str, default: bool| entry.get(name).and_then(Value::as_bool).unwrap_or(default);
     let content = entry.get("content")?.as_str()?;
     let special = special || flag("special", false);
     Some(
@@ -122,7 +143,10 @@ pub unsafe extern "C" fn trs_encode(
             .encode_fast(text.text()?, add_special_tokens)
             .map_err(|e| Fault::input(e.to_string()))?;
         let list = encoding.get_ids();
-        ids.put(std::slice::from_raw_parts(list.as_ptr().cast(), std::mem::size_of_val(list)));
+        ids.put(std::slice::from_raw_parts(
+            list.as_ptr().cast(),
+            std::mem::size_of_val(list),
+        ));
         Ok(())
     })
 }
@@ -192,7 +216,11 @@ fn token_bytes(tokenizer: &TrsTokenizer, token: String) -> Result<Vec<u8>, Fault
 /// "<0x0A>" is the byte 10 in vocabularies with byte fallback.
 fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+    if digits.len() == 2 {
+        u8::from_str_radix(digits, 16).ok()
+    } else {
+        None
+    }
 }
 
 /// The inverse of the byte-level alphabet: printable Latin-1 stands for itself, every other byte
@@ -208,7 +236,11 @@ fn byte_level_bytes(token: &str) -> Vec<u8> {
             _ => None,
         }
     };
-    token.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| token.as_bytes().to_vec())
+    token
+        .chars()
+        .map(byte_of)
+        .collect::<Option<_>>()
+        .unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
 /// Writes the ids of the special tokens, which `skip_special_tokens` leaves out.
@@ -232,7 +264,11 @@ pub unsafe extern "C" fn trs_token_id(tokenizer: *const TrsTokenizer, token: Sli
 #[no_mangle]
 pub unsafe extern "C" fn trs_vocab_size(tokenizer: *const TrsTokenizer) -> usize {
     let inner = &(*tokenizer).inner;
-    let added = inner.get_added_tokens_decoder().keys().max().map_or(0, |id| *id as usize + 1);
+    let added = inner
+        .get_added_tokens_decoder()
+        .keys()
+        .max()
+        .map_or(0, |id| *id as usize + 1);
     added.max(inner.get_vocab_size(false))
 }
 
