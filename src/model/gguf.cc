@@ -266,8 +266,8 @@ class GgufParser {
         return Fail(fmt::format("cut short: tensor '{}' ends beyond the file", info.name));
       }
       end = info.offset + info.bytes;
-      StoredTensor& tensor =
-          out_.tensors_.emplace_back(std::move(info.name), std::string(info.type->name));
+      StoredTensor& tensor = out_.tensors_.emplace_back(
+          StoredTensor{std::move(info.name), std::string(info.type->name)});
       tensor.view.shape = info.shape;
       if (!info.type->dtype) continue;
       tensor.view.data = static_cast<std::byte*>(out_.file_.data()) + data + info.offset;

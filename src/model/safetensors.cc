@@ -144,8 +144,8 @@ Result<SafetensorsFile> SafetensorsFile::Parse(Buffer file, const std::string& n
     if (covered > rest - header_bytes) {
       return fail(fmt::format("cut short: tensor '{}' ends beyond the file", entry.name));
     }
-    StoredTensor& tensor =
-        result.tensors_.emplace_back(std::move(entry.name), std::string(entry.type->name));
+    StoredTensor& tensor = result.tensors_.emplace_back(
+        StoredTensor{std::move(entry.name), std::string(entry.type->name)});
     if (!entry.type->dtype || entry.dims.size() > 4 || entry.begin == entry.end) continue;
     void* at = data + entry.begin;
     if (reinterpret_cast<uintptr_t>(at) % entry.type->bytes != 0) {
