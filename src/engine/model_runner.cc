@@ -95,6 +95,7 @@ void ModelRunner::CopyPages(const SchedulerOutput& output) {
     copy_to_.push_back(copy.to);
   }
   backend_->CopyPages({kv_->pool(), copy_from_, copy_to_});
+  if (compressor_) compressor_->CopyPages(copy_from_, copy_to_);
 }
 
 TensorView ModelRunner::Run(const SchedulerOutput& output, const Scheduler& scheduler) {

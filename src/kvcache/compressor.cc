@@ -82,4 +82,13 @@ void Compressor::BeforeAppend(int layer, ops::PageTableView pages,
                      .sequences = sequences});
 }
 
+// A score takes as many bytes as K and V of 16 bits with one element each.
+void Compressor::CopyPages(std::span<const int32_t> from, std::span<const int32_t> to) {
+  ops::KvPoolView scores = kv_->pool();
+  scores.data = scores_.data();
+  scores.dtype = DType::kF16;
+  scores.head_dim = 1;
+  backend_->CopyPages({scores, from, to});
+}
+
 }  // namespace tangram

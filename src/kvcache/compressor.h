@@ -37,6 +37,9 @@ class Compressor final : public LayerHook {
   void BeforeAppend(int layer, ops::PageTableView pages,
                     std::span<const ops::BoundarySpan> sequences) override;
 
+  // The scores of pages that are copied go with them. [pages] each.
+  void CopyPages(std::span<const int32_t> from, std::span<const int32_t> to);
+
   const CompressionConfig& config() const { return config_; }
   const float* scores() const { return static_cast<const float*>(scores_.data()); }
 
