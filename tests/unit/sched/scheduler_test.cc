@@ -94,5 +94,82 @@ TEST(Scheduler, FitsComparesThePeakWithThePool) {
   EXPECT_FALSE(scheduler.Fits(Ask(1, 30, 12)));
 }
 
+TEST(Scheduler, PreemptionLosesNothing) {
+  Scheduler scheduler = Make(Config(2 * 14));  // two requests of 23 tokens fit, but they grow
+  scheduler.Add(Ask(1, 23, 30));
+  scheduler.Add(Ask(2, 23, 30, 1000));
+  int64_t processed = 0;
+  bool preempted = false;
+  while (scheduler.HasWork()) {
+    const SchedulerOutput step = scheduler.Schedule();
+    for (const RequestId id : step.preempted) EXPECT_EQ(id, 2u);  // the younger one
+    preempted = preempted || !step.preempted.empty();
+    processed += step.num_tokens;
+    size_t samples = 0;
+    for (const ScheduledSequence& seq : step.sequences) samples += seq.samples;
+    scheduler.Complete(std::vector<TokenId>(samples, 7));
+    scheduler.CheckInvariants();
+  }
+  EXPECT_TRUE(preempted);
+  // Each token once, but for those whose pages the older one took from the end of the younger one's
+  // state.
+  const int64_t once = 2 * (23 + 29);
+  EXPECT_GE(processed, once);
+  EXPECT_LE(processed, once + 2 * 14 * 4 / 2);
+  EXPECT_EQ(scheduler.NumCachedTokens(2), 0);
+}
+
+TEST(Scheduler, ARequestThatDoesNotFitYetWaitsAndThoseBehindItToo) {
+  Scheduler scheduler = Make(Config(2 * 12));
+  scheduler.Add(Ask(1, 30, 8));  // 8 pages a row of 12
+  scheduler.Add(Ask(2, 30, 8, 1000));
+  scheduler.Add(Ask(3, 2, 2, 2000));
+  EXPECT_EQ(scheduler.Schedule().sequences.size(), 1u);
+  scheduler.Complete(std::vector<TokenId>{7});
+  EXPECT_EQ(scheduler.Stats().num_waiting, 2);
+  scheduler.Abort(1);  // its state stays, and can be evicted
+  EXPECT_EQ(scheduler.Stats().pages_held, 0);
+  EXPECT_EQ(scheduler.Stats().pages_cached, 2 * 8);
+  EXPECT_EQ(scheduler.Schedule().sequences[0].id, 2u);
+}
+
+TEST(Scheduler, PriorityGoesFirstWhereThePolicySaysSo) {
+  for (const bool priority : {false, true}) {
+    SchedulerConfig config = Config();
+    config.priority_policy = priority;
+    Scheduler scheduler = Make(config);
+    scheduler.Add(Ask(1, 4, 4));
+    Request urgent = Ask(2, 4, 4, 1000);
+    urgent.priority = -1;
+    scheduler.Add(urgent);
+    EXPECT_EQ(scheduler.Schedule().sequences[0].id, priority ? 2u : 1u);
+  }
+}
+
+TEST(Scheduler, AFollowingTurnProcessesOnlyWhatIsNew) {
+  Scheduler scheduler = Make(Config());
+  scheduler.Add(Ask(1, 21, 4));
+  for (int i = 0; i < 4; ++i) {
+    scheduler.Schedule();
+    scheduler.Complete(std::vector<TokenId>{100 + i});
+  }
+  Request next = Ask(2, 21, 4);
+  for (const TokenId token : {100, 101, 102, 103, 50, 51}) next.prompt.push_back(token);
+  scheduler.Add(next);
+  const SchedulerOutput& step = scheduler.Schedule();
+  EXPECT_EQ(step.sequences[0].num_computed, 24);
+  EXPECT_EQ(step.sequences[0].num_tokens, 3);  // 103 was sampled, but never processed
+  EXPECT_TRUE(step.page_copies.empty());
+  EXPECT_EQ(scheduler.NumCachedTokens(2), 24);
+  scheduler.Complete(std::vector<TokenId>{1});
+  Request other = Ask(3, 21, 4);
+  other.prompt.push_back(5);  // parts from the first one inside a page
+  scheduler.Add(other);
+  scheduler.Schedule();
+  EXPECT_EQ(scheduler.NumCachedTokens(3), 21);
+  EXPECT_EQ(step.page_copies.size(), 2u);  // one in each row
+  EXPECT_EQ(scheduler.Stats().prefix_cache_hits, 24u + 21u);
+}
+
 }  // namespace
 }  // namespace tangram

@@ -1,0 +1,193 @@
+// What compression asks of scheduling and of the prefix cache, in small cases.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "sched/scheduler.h"
+
+namespace tangram {
+namespace {
+
+constexpr int kPage = 4, kRows = 2, kChunk = 16, kWindow = 4;
+
+// Row 0 keeps a quarter, row 1 a half.
+RetentionTable Half() {
+  std::vector<int32_t> retained;
+  for (int i = 1; i <= 20; ++i) retained.insert(retained.end(), {4 * i, 8 * i});
+  return RetentionTable(kRows, kChunk, 38, std::move(retained));
+}
+
+class CompressionTest : public testing::Test {
+ protected:
+  CompressionTest() { Make({.max_num_batched_tokens = 64}); }
+
+  void Make(SchedulerConfig config) {
+    config.page_size = kPage;
+    config.num_rows = kRows;
+    config.max_model_len = 320;
+    config.window = kWindow;
+    if (config.num_pages == 0) config.num_pages = 2000;
+    scheduler_.emplace(config, std::vector{RetentionTable::Full(kRows, kChunk), Half()});
+  }
+  void Ask(RequestId id, std::vector<TokenId> prompt, int max_tokens, float ratio = 0.38f) {
+    Request request{.id = id, .prompt = std::move(prompt), .compression_ratio = ratio};
+    request.stop.max_tokens = max_tokens;
+    scheduler_->Add(std::move(request));
+  }
+  // One step; every sequence that samples gets `token`.
+  SchedulerOutput Step(TokenId token = 7) {
+    SchedulerOutput output = scheduler_->Schedule();
+    size_t samples = 0;
+    for (const auto& seq : output.sequences) samples += seq.samples;
+    scheduler_->Complete(std::vector<TokenId>(samples, token));
+    scheduler_->CheckInvariants();
+    return output;
+  }
+  void Finish() {
+    while (scheduler_->HasWork()) Step();
+  }
+  static std::vector<TokenId> Tokens(int count, int first) {
+    std::vector<TokenId> tokens(count);
+    std::iota(tokens.begin(), tokens.end(), first);
+    return tokens;
+  }
+  static std::vector<TokenId> Join(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  }
+  int64_t Held() const { return scheduler_->Stats().pages_held; }
+
+  std::optional<Scheduler> scheduler_;
+};
+
+TEST_F(CompressionTest, PagesFollowTheTable) {
+  Ask(1, Tokens(50, 0), 100);
+  SchedulerOutput step = Step();
+  // 48 is crossed within the step: 8 + 16 and 16 + 16 tokens were there before, 12 + 2 and 24 + 2
+  // after.
+  EXPECT_EQ(step.page_updates.size(), 6u + 8u);
+  EXPECT_EQ(Held(), 4 + 7);
+  EXPECT_EQ(scheduler_->Stats().logical_tokens, 50);
+  EXPECT_EQ(scheduler_->Stats().resident_tokens, (14 + 26) / 2);
+  while (Step().sequences[0].num_computed < 64) {
+  }
+  EXPECT_EQ(Held(), 5 + 9);  // 65 tokens: 16 + 1 and 32 + 1
+}
+
+TEST_F(CompressionTest, AFollowingTurnFindsTheStateOfTheTurnBefore) {
+  Ask(1, Tokens(50, 0), 10);
+  Finish();
+  Ask(2, Join(Tokens(50, 0), Join(std::vector<TokenId>(10, 7), Tokens(5, 500))), 4);
+  const SchedulerOutput step = Step();
+  EXPECT_EQ(step.sequences[0].num_computed, 59);  // the last token was never processed
+  EXPECT_EQ(step.sequences[0].boundary, 48);
+  EXPECT_EQ(scheduler_->NumCachedTokens(2), 59);
+}
+
+TEST_F(CompressionTest, ATurnThatDropsReasoningFindsTheStateAtThePromptsEnd) {
+  Ask(1, Tokens(53, 0), 60);  // decodes across 64, 80, 96, 112
+  Finish();
+  Ask(2, Join(Tokens(53, 0), Tokens(20, 500)), 4);
+  Step();
+  EXPECT_EQ(scheduler_->NumCachedTokens(2), 53);
+}
+
+TEST_F(CompressionTest, NeverCutsInsideTheCompressedPart) {
+  Ask(1, Tokens(60, 0), 2);
+  Finish();
+  Ask(2, Join(Tokens(40, 0), Tokens(20, 500)), 2);  // in common: up to 40, but the state is at 48
+  const SchedulerOutput step = Step();
+  EXPECT_EQ(step.sequences[0].num_computed, 0);
+  // It ends a step before 48 and leaves a snapshot at 32, the last boundary in common.
+  EXPECT_EQ(step.sequences[0].num_tokens, 48);
+  Finish();
+  Ask(3, Join(Tokens(40, 0), Tokens(20, 900)), 2);
+  const SchedulerOutput next = Step();
+  EXPECT_EQ(next.sequences[0].num_computed, 32);
+  EXPECT_EQ(next.sequences[0].boundary, 32);  // compressed there already
+}
+
+TEST_F(CompressionTest, StatesBeforeTheFirstBoundaryServeAllRatios) {
+  Ask(1, Tokens(12, 0), 2, 1.0f);
+  Finish();
+  Ask(2, Join(Tokens(12, 0), Tokens(20, 500)), 2);
+  Step();
+  EXPECT_EQ(scheduler_->NumCachedTokens(2), 12);
+  Finish();
+  Ask(3, Join(Tokens(12, 0), Tokens(20, 500)), 2, 1.0f);
+  Step();
+  EXPECT_EQ(scheduler_->NumCachedTokens(3), 12);  // but not those behind it
+}
+
+TEST_F(CompressionTest, ACommonSystemPromptIsStoredOnce) {
+  constexpr int kSystem = 10 * kChunk, kUsers = 50, kQuestion = 6;
+  Make({.max_num_seqs = kUsers, .max_num_batched_tokens = 512});
+  const RetentionTable table = Half();
+  const std::vector<TokenId> system = Tokens(kSystem, 0);
+  for (RequestId id = 1; id <= 2; ++id) {  // the first tells it, the second leaves a state there
+    Ask(id, Join(system, Tokens(kQuestion, 1000 * int(id))), 1);
+    Finish();
+  }
+  for (RequestId id = 3; id < 3 + kUsers; ++id) {
+    Ask(id, Join(system, Tokens(kQuestion, 1000 * int(id))), 60);
+  }
+  Step();
+  int n = kSystem + kQuestion;
+  const int64_t shared = (table.Retained(0, kSystem) + table.Retained(1, kSystem)) / kPage;
+  EXPECT_EQ(Held(), shared + kUsers * (table.Pages(n, kPage) - shared));
+  for (; n < kSystem + 2 * kChunk + 5; ++n) Step();  // past two boundaries
+  const int64_t window = kRows * kWindow / kPage;
+  EXPECT_EQ(Held(), shared - window + kUsers * (table.Pages(n, kPage) - shared + window));
+  EXPECT_EQ(scheduler_->Stats().num_preemptions, 0u);
+}
+
+TEST_F(CompressionTest, CopiesAreMadeOnlyOfWhatIsSharedAndWritten) {
+  Ask(1, Tokens(56, 0), 40);
+  Step();  // leaves the prompt's whole pages: 12 + 8 and 24 + 8 tokens at 48
+  int64_t copies = 0;
+  SchedulerOutput step;
+  do {
+    step = Step();
+    copies += step.page_copies.size();
+  } while (step.sequences[0].num_computed < 64);
+  // At 64, rows become 16 + 1 and 32 + 1 long; 12 - 4 and 24 - 4 tokens never change.
+  EXPECT_EQ(copies, (5 - 2) + (9 - 5));
+  do {
+    step = Step();
+    EXPECT_EQ(step.page_copies.size(), 0u);  // all its own now
+  } while (step.sequences[0].num_computed < 80);
+}
+
+TEST_F(CompressionTest, WithoutPagesForCopiesTheEntryIsDropped) {
+  SchedulerConfig config{.max_num_batched_tokens = 64};
+  config.num_pages = Half().PeakPages(0, 56 + 39, kPage);
+  Make(config);
+  Ask(1, Tokens(56, 0), 40);
+  int64_t copies = 0;
+  while (scheduler_->HasWork()) copies += Step().page_copies.size();
+  EXPECT_EQ(copies, 0);
+  EXPECT_EQ(scheduler_->Stats().num_preemptions, 0u);
+}
+
+TEST_F(CompressionTest, AScorerSeesTheEndOfItsChunkAgain) {
+  SchedulerConfig config{.max_num_batched_tokens = 64};
+  config.lookback = 6;
+  Make(config);
+  Ask(1, Tokens(62, 0), 2);
+  Finish();
+  Ask(2, Join(Tokens(62, 0), Tokens(20, 500)), 2);
+  EXPECT_EQ(Step().sequences[0].num_computed, 64 - 6);
+}
+
+TEST_F(CompressionTest, StepsEndAtBoundariesForAScorerWithAPassOfItsOwn) {
+  SchedulerConfig config{.max_num_batched_tokens = 64};
+  config.stop_at_boundaries = true;
+  Make(config);
+  Ask(1, Tokens(40, 0), 2);
+  EXPECT_EQ(Step().sequences[0].num_tokens, 16);
+  EXPECT_EQ(Step().sequences[0].num_tokens, 16);
+  EXPECT_EQ(Step().sequences[0].num_tokens, 8);
+}
+
+}  // namespace
+}  // namespace tangram
