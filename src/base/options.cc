@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -83,6 +84,22 @@ std::string Show(std::chrono::milliseconds value) {
   return fmt::format("{}", static_cast<double>(value.count()) / 1000);
 }
 
+// The variable that the option's value is in: the first one that is set, else its own.
+std::string SetVariable(const Options::Option& option) {
+  std::string own = VariableName(option.name);
+  if (std::getenv(own.c_str()) != nullptr) return own;
+  for (const auto& [spelling, meaning] : option.aliases) {
+    const std::string other = VariableName(spelling.substr(std::min<size_t>(2, spelling.size())));
+    if (meaning == "--" + option.name && std::getenv(other.c_str()) != nullptr) return other;
+  }
+  return !option.variable.empty() && std::getenv(option.variable.c_str()) ? option.variable : own;
+}
+
+bool SameValue(const std::string& a, const std::string& b) {
+  const auto x = ParseNumber(a), y = ParseNumber(b);
+  return a == b || (x && y && *x == *y);
+}
+
 Error WithFlag(Error error, std::string_view name) {
   error.param = fmt::format("--{}", name);
   error.message = fmt::format("{}: {}", error.param, error.message);
@@ -114,8 +131,12 @@ Options::Option& Options::Option::Secret() {
   secret = true;
   return *this;
 }
-Options::Option& Options::Option::Alias(std::string spelling) {
-  aliases.push_back(std::move(spelling));
+Options::Option& Options::Option::Alias(std::string spelling, std::string meaning) {
+  aliases.emplace_back(std::move(spelling), meaning.empty() ? "--" + name : std::move(meaning));
+  return *this;
+}
+Options::Option& Options::Option::Variable(std::string variable_name) {
+  variable = std::move(variable_name);
   return *this;
 }
 Options::Option& Options::Option::Positional() {
@@ -177,7 +198,7 @@ Options::Option& Options::Refuse(std::string name, Kind kind, std::string harmle
                                  std::string why) {
   Option option{.name = std::move(name), .group = {}, .help = why, .kind = kind};
   option.set = [harmless, why](const Values& given) -> Status {
-    if (given.back() == harmless) return {};
+    if (SameValue(given.back(), harmless)) return {};
     return MakeError(ErrorKind::kInvalidArgument, why);
   };
   option.show = [] { return std::string(); };
@@ -185,28 +206,24 @@ Options::Option& Options::Refuse(std::string name, Kind kind, std::string harmle
   return Declare(std::move(option));
 }
 
-Options::Option* Options::Find(std::string_view name) {
+// A flag as it was declared: dashes for underscores, the meaning for an alias.
+std::string Options::Canonical(std::string flag) const {
+  if (flag.starts_with("--")) std::replace(flag.begin(), flag.end(), '_', '-');
   for (const auto& option : options_) {
-    if (option->name == name) return option.get();
+    for (const auto& [spelling, meaning] : option->aliases) {
+      if (flag == spelling) return meaning;
+    }
   }
-  return nullptr;
+  return flag;
 }
 
-// Spells every flag as it was declared: dashes for underscores, the name for an alias.
 std::vector<std::string> Options::Normalized(std::vector<std::string> args) const {
   for (std::string& arg : args) {
-    if (!arg.starts_with("-") || arg == "-") continue;
+    if (arg == "--") break;
+    if (!arg.starts_with("-")) continue;
     const size_t equals = arg.find('=');
-    std::string flag = arg.substr(0, equals);
-    if (flag == "--") break;
-    if (flag.starts_with("--")) std::replace(flag.begin(), flag.end(), '_', '-');
-    for (const auto& option : options_) {
-      const auto& aliases = option->aliases;
-      if (std::find(aliases.begin(), aliases.end(), flag) != aliases.end()) {
-        flag = "--" + option->name;
-      }
-    }
-    arg = equals == std::string::npos ? flag : flag + arg.substr(equals);
+    const std::string value = equals == std::string::npos ? "" : arg.substr(equals);
+    arg = Canonical(arg.substr(0, equals)) + value;
   }
   return args;
 }
@@ -266,7 +283,7 @@ Status Options::ParseArgs(const std::vector<std::string>& args) {
                                 : option.positional        ? CLI::MultiOptionPolicy::Throw
                                                            : CLI::MultiOptionPolicy::TakeLast);
     }
-    made->envname(VariableName(option.name));
+    made->envname(SetVariable(option));
     bound.emplace_back(&option, made);
   }
   try {
@@ -308,14 +325,20 @@ Status Options::ReadConfig() {
     return tl::unexpected(std::move(entries.error()));
   }
   for (auto& [key, values] : *entries) {
-    std::replace(key.begin(), key.end(), '_', '-');
-    Option* option = Find(key);
-    if (option == nullptr) {
+    const std::string flag = Canonical("--" + key);
+    const auto found = std::find_if(options_.begin(), options_.end(), [&](const auto& option) {
+      return flag == "--" + option->name || flag == "--no-" + option->name;
+    });
+    if (found == options_.end()) {
       return MakeError(ErrorKind::kInvalidArgument,
                        fmt::format("{}: unknown option {}; {}", config_path_, key, Suggestion(key)),
                        key);
     }
-    if (!option->given) TANGRAM_RETURN_IF_ERROR(Apply(*option, values));
+    Option& option = **found;
+    if (option.given) continue;
+    const bool negated = flag != "--" + option.name;
+    if (negated && values.size() == 1) values[0] = values[0] == "true" ? "false" : "true";
+    TANGRAM_RETURN_IF_ERROR(Apply(option, values));
   }
   return {};
 }
@@ -326,7 +349,7 @@ void Options::WarnOfUnknownVariables() {
     if (!text.starts_with(kVariablePrefix)) continue;
     const std::string_view variable = text.substr(0, text.find('='));
     const bool known = std::any_of(options_.begin(), options_.end(), [&](const auto& option) {
-      return VariableName(option->name) == variable;
+      return VariableName(option->name) == variable || SetVariable(*option) == variable;
     });
     if (!known) {
       warnings_.push_back(fmt::format("{} is no option of this command: ignored", variable));
@@ -365,7 +388,7 @@ std::string Options::Help() const {
     if (!shown) continue;
     if (option->group != group) help += fmt::format("\n{}\n", group = option->group);
     std::string flag = option->kind == Kind::kFlag ? "--[no-]" + option->name : "--" + option->name;
-    for (const std::string& alias : option->aliases) flag += ", " + alias;
+    for (const auto& alias : option->aliases) flag += ", " + alias.first;
     help += fmt::format("  {:<34} {}", flag, option->help);
     if (!option->choices.empty()) {
       help += fmt::format(" ({})", fmt::join(option->choices, "|"));

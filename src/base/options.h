@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -26,8 +27,11 @@ class Options {
     Option& OneOf(Values values);
     // NonDefault shows that it is set, not its value.
     Option& Secret();
-    // Another spelling, with its dashes: "-p", "--tp".
-    Option& Alias(std::string spelling);
+    // Another spelling, with its dashes ("-p", "--tp"), and what it stands for if that is not the
+    // flag itself ("--no-log-stats").
+    Option& Alias(std::string spelling, std::string meaning = {});
+    // Another variable that is read if TANGRAM_ARG_NAME is not set.
+    Option& Variable(std::string variable_name);
     // The value may stand without the flag.
     Option& Positional();
 
@@ -36,7 +40,9 @@ class Options {
     std::function<Status(const Values&)> set;
     std::function<std::string()> show;
     std::string default_text;
-    Values choices, aliases;
+    Values choices;
+    std::vector<std::pair<std::string, std::string>> aliases;  // spelling, flag
+    std::string variable;
     bool secret = false, positional = false, hidden = false, given = false;
   };
 
@@ -75,7 +81,7 @@ class Options {
 
  private:
   Option& Declare(Option option);
-  Option* Find(std::string_view name);
+  std::string Canonical(std::string flag) const;
   std::vector<std::string> Normalized(std::vector<std::string> args) const;
   Status ParseArgs(const std::vector<std::string>& args);
   Status ReadConfig();

@@ -23,8 +23,9 @@ struct Command {
     options.Add("port", &port, "TCP port").Alias("-p");
     options.Add("api-key", &api_keys, "keys").Secret();
     options.Add("dtype", &dtype, "type").OneOf({"auto", "f16"});
-    options.Add("enable-prefix-caching", &caching, "reuse prefixes");
-    options.Add("share", &share, "of memory");
+    options.Add("enable-prefix-caching", &caching, "reuse prefixes")
+        .Alias("--disable-caching", "--no-enable-prefix-caching");
+    options.Add("share", &share, "of memory").Alias("--gpu-share").Variable("OTHER_SHARE");
     options.Add("timeout", &timeout, "seconds");
     options.Add("seed", &seed, "of sampling");
     options.Accept("trust-remote-code", Kind::kFlag, "no remote code is ever run");
@@ -127,6 +128,28 @@ TEST(Options, CommandLineWinsOverEnvironmentOverFile) {
   EXPECT_EQ(c.api_keys, (std::vector<std::string>{"a", "b"}));
   ASSERT_EQ(c.options.warnings().size(), 1u);
   EXPECT_EQ(c.options.warnings()[0], "TANGRAM_ARG_TYPO is no option of this command: ignored");
+}
+
+TEST(Options, AliasesHoldForEverySource) {
+  const std::string path = testing::TempDir() + "aliases.yaml";
+  std::ofstream(path) << "disable_caching: true\ngpu-share: 0.1\n";
+  Command file;
+  ASSERT_TRUE(file.options.Parse({"--config", path}));
+  EXPECT_FALSE(file.caching);
+  EXPECT_EQ(file.share, 0.1);
+  Command flags;
+  ASSERT_TRUE(flags.options.Parse({"--disable-caching", "--gpu_share=0.2"}));
+  EXPECT_FALSE(flags.caching);
+  EXPECT_EQ(flags.share, 0.2);
+  for (const char* variable : {"TANGRAM_ARG_GPU_SHARE", "OTHER_SHARE"}) {
+    setenv(variable, "0.3", 1);
+    Command environment;
+    const auto status = environment.options.Parse({});
+    unsetenv(variable);
+    ASSERT_TRUE(status);
+    EXPECT_EQ(environment.share, 0.3) << variable;
+    EXPECT_TRUE(environment.options.warnings().empty());
+  }
 }
 
 TEST(Options, ReportsWhatDiffersButNoSecret) {
