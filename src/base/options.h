@@ -60,6 +60,11 @@ class Options {
   template <class T>
   Option& Add(std::string name, T* value, std::string help);
 
+  // A choice between two behaviours that are named by words: the first of each is its name, the
+  // others mean the same.
+  Option& AddWords(std::string name, bool* value, Values when_false, Values when_true,
+                   std::string help);
+
   // A flag of other servers that changes nothing here: parsed, and told in one warning.
   Option& Accept(std::string name, Option::Kind kind, std::string why);
   // A flag of other servers or of later versions: an error that says why, unless its value is

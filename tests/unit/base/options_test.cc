@@ -152,6 +152,18 @@ TEST(Options, AliasesHoldForEverySource) {
   }
 }
 
+TEST(Options, WordsNameTwoBehaviours) {
+  bool dummy = false;
+  Options options("tangram test", "A test.");
+  options.AddWords("format", &dummy, {"auto", "gguf"}, {"dummy"}, "of weights");
+  ASSERT_TRUE(options.Parse({"--format", "gguf"}));
+  EXPECT_FALSE(dummy);
+  ASSERT_TRUE(options.Parse({"--format", "dummy"}));
+  EXPECT_TRUE(dummy);
+  EXPECT_EQ(options.NonDefault(), "{'format': 'dummy'}");
+  EXPECT_FALSE(options.Parse({"--format", "other"}));
+}
+
 TEST(Options, ReportsWhatDiffersButNoSecret) {
   Command c;
   ASSERT_TRUE(c.options.Parse({"--port", "81", "--api-key", "secret", "--dtype", "auto"}));

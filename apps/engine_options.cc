@@ -1,0 +1,104 @@
+#include "engine_options.h"
+
+namespace tangram {
+namespace {
+
+using Kind = Options::Option::Kind;
+
+void DeclareModel(Options& options, EngineConfig& config, TextConfig& text) {
+  options.Group("Model");
+  options.Add("model", &config.model_path, "a GGUF file, or a folder in Hugging Face form")
+      .Positional()
+      .Alias("-m");
+  options.Add("tokenizer", &text.tokenizer, "file or folder of the tokenizer, if not the model's");
+  options.Add("chat-template", &text.chat_template, "a Jinja file or text, if not the model's");
+  options.AddWords("load-format", &config.dummy_weights, {"auto", "gguf", "safetensors"}, {"dummy"},
+                   "dummy: seeded random weights");
+  options.Add("max-model-len", &config.max_model_len, "longest context, tokens; 0: the model's");
+  options.Add("seed", &config.seed, "of dummy weights, and of requests without a seed");
+}
+
+void DeclareCache(Options& options, EngineConfig& config) {
+  options.Group("KV cache");
+  options.Add("kv-cache-dtype", &config.kv_cache_dtype, "type of keys and values; auto: 16 bits")
+      .OneOf({"auto", "f16", "float16", "bf16", "bfloat16", "f32", "float32"});
+  options.Add("kv-cache-memory-bytes", &config.kv_cache_memory_bytes,
+              "size of the page pool (2G); 0: a share of free memory");
+  options.Add("memory-utilization", &config.memory_utilization, "that share")
+      .Alias("--gpu-memory-utilization");
+  options.Add("num-blocks-override", &config.num_pages_override,
+              "size of the pool in blocks, each a page for every row; 0: by memory")
+      .Alias("--num-gpu-blocks-override");
+  options.Add("block-size", &config.page_size, "tokens of a page").Alias("--page-size");
+  options.Add("page-group-size", &config.page_group_size,
+              "KV heads that share a page table; 0: 4, or the largest that divides below");
+  options.Add("enable-prefix-caching", &config.enable_prefix_caching,
+              "reuse the KV cache of earlier prompts");
+}
+
+void DeclareScheduling(Options& options, EngineConfig& config) {
+  options.Group("Scheduling");
+  options.Add("max-num-seqs", &config.max_num_seqs, "sequences that run at once");
+  options.Add("max-num-batched-tokens", &config.max_num_batched_tokens, "tokens of a step");
+  options.Add("max-queued-requests", &config.max_queued_requests,
+              "that wait; more are answered 503");
+  options.AddWords("scheduling-policy", &config.priority_policy, {"fcfs"}, {"priority"},
+                   "order of waiting requests");
+  options.Add("num-threads", &config.num_threads, "of the CPU backend; 0: one a core")
+      .Alias("-t");
+  options.Add("reference-backend", &config.reference_backend,
+              "the plain, slow operations, for comparisons");
+}
+
+}  // namespace
+
+void DeclareModelOptions(Options& options, EngineConfig& config, TextConfig& text) {
+  DeclareModel(options, config, text);
+  DeclareCache(options, config);
+  DeclareScheduling(options, config);
+}
+
+void DeclareForeignEngineOptions(Options& options) {
+  options.Accept("enable-chunked-prefill", Kind::kFlag, "prefill is always chunked");
+  options.Accept("async-scheduling", Kind::kFlag, "there is no interpreter to hide");
+  options.Accept("enforce-eager", Kind::kFlag, "the CPU backend has no graphs");
+  options.Accept("cudagraph-capture-sizes", Kind::kList, "the CPU backend has no graphs");
+  options.Accept("compilation-config", Kind::kValue, "nothing is compiled at start-up");
+  options.Accept("swap-space", Kind::kValue, "preempted requests find their pages in the pool");
+  options.Accept("cpu-offload-gb", Kind::kValue, "weights are memory-mapped");
+  options.Accept("trust-remote-code", Kind::kFlag, "no code comes with a model");
+  options.Refuse("scheduler-reserve-full-isl", Kind::kFlag, "true",
+                 "a request is admitted only with pages for its whole prompt");
+  options.Refuse("watermark", Kind::kValue, "0", "admission counts pages exactly");
+  options.Refuse("dtype", Kind::kValue, "auto",
+                 "weights stay as stored and arithmetic is float32: leave it at auto");
+  options.Refuse("quantization", Kind::kValue, "", "the model's file says how it is quantised")
+      .Alias("-q");
+  const auto one_device = [&](const char* name, const char* harmless) -> Options::Option& {
+    return options.Refuse(name, Kind::kValue, harmless, "one device of one machine is served");
+  };
+  one_device("tensor-parallel-size", "1").Alias("-tp").Alias("--tp");
+  one_device("pipeline-parallel-size", "1").Alias("-pp");
+  one_device("data-parallel-size", "1").Alias("-dp");
+  one_device("nnodes", "1");
+  one_device("node-rank", "0");
+  options.Refuse("headless", Kind::kFlag, "false", "one device of one machine is served");
+  const auto compression = [&](const char* name, Kind kind, const char* harmless) {
+    options.Refuse(name, kind, harmless, "KV cache compression is not in this version");
+  };
+  compression("enable-compression", Kind::kFlag, "false");
+  compression("compression-ratio", Kind::kValue, "1");
+  for (const char* name :
+       {"compression-chunk-size", "compression-window-size", "compression-n-sink-tokens",
+        "compression-floor-min", "compression-scorer", "compression-level",
+        "compression-gate-path", "head-group-cluster-map"}) {
+    compression(name, Kind::kValue, "");
+  }
+  options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");
+  options.Refuse("enable-lora", Kind::kFlag, "false", "adapters are not served");
+  for (const char* name : {"revision", "download-dir"}) {
+    options.Refuse(name, Kind::kValue, "", "models are files of this machine: none is downloaded");
+  }
+}
+
+}  // namespace tangram

@@ -1,0 +1,124 @@
+// tangram serve: listens at once, loads the model, serves until it is told to stop.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <future>
+
+#include "base/log.h"
+#include "command.h"
+#include "engine/engine.h"
+#include "engine_options.h"
+#include "exit_codes.h"
+#include "serve_options.h"
+#include "server/server.h"
+#include "text_model.h"
+
+namespace tangram {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Memory of this process that is in use now, GiB.
+double ResidentGiB() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t total = 0, resident = 0;
+  statm >> total >> resident;
+  return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE)) / kGiB;
+}
+
+LogLevel ParseLevel(const std::string& name) {
+  switch (std::toupper(name[0])) {
+    case 'D': return LogLevel::kDebug;
+    case 'W': return LogLevel::kWarning;
+    case 'E': return LogLevel::kError;
+    default: return LogLevel::kInfo;
+  }
+}
+
+// The lines that operators of vLLM look for.
+void LogCapacity(const EngineInfo& info) {
+  const int element_bytes = info.kv_cache_dtype == "f32" ? 4 : 2;
+  const double page_bytes =
+      2.0 * info.page_size * info.page_group_size * info.head_dim * element_bytes;
+  const int64_t pages_per_request =
+      int64_t{info.num_rows} * ((info.max_model_len + info.page_size - 1) / info.page_size);
+  LogInfo("Using max model len {}", info.max_model_len);
+  LogInfo("Available KV cache memory: {:.2f} GiB ({} pages of {} heads x {} tokens, {})",
+          static_cast<double>(info.num_pages) * page_bytes / kGiB, info.num_pages,
+          info.page_group_size, info.page_size, info.kv_cache_dtype);
+  LogInfo("CPU KV cache size: {:L} tokens", info.capacity_tokens);
+  LogInfo("Maximum concurrency for {:L} tokens per request: {:.2f}x", info.max_model_len,
+          static_cast<double>(info.num_pages) / static_cast<double>(pages_per_request));
+}
+
+// Engine and text side, loaded side by side.
+Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& text_config,
+                         const ServeConfig& serve) {
+  const auto start = std::chrono::steady_clock::now();
+  const double memory = ResidentGiB();
+  auto text = std::async(std::launch::async,
+                         [&] { return LoadTextModel(engine_config.model_path, text_config); });
+  auto engine = Engine::Create(engine_config);
+  auto text_model = text.get();
+  if (!engine) return tl::unexpected(std::move(engine.error()));
+  if (!text_model) return tl::unexpected(std::move(text_model.error()));
+  LogInfo("Model loading took {:.2f} GiB memory and {:.2f} seconds", ResidentGiB() - memory,
+          SecondsSince(start));
+  LogCapacity((*engine)->info());
+
+  ServedModel model;
+  model.engine = std::move(*engine);
+  model.tokenizer = text_model->tokenizer;
+  model.chat_template = text_model->chat_template;
+  model.path = engine_config.model_path;
+  model.names = serve.served_model_names;
+  if (model.names.empty()) model.names = {engine_config.model_path};
+  if (!model.chat_template) LogWarning("The model has no chat template: chat is answered 400");
+  return model;
+}
+
+int Serve(const EngineConfig& engine, const TextConfig& text, ServerConfig config,
+          const ServeConfig& serve) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::string host = config.host.empty() ? "0.0.0.0" : config.host;
+  Server server(std::move(config));
+  if (auto status = server.Listen(); !status) return Fail(status.error());
+  auto model = Load(engine, text, serve);
+  if (!model) return Fail(model.error());
+  server.SetReady(std::move(*model));
+  LogInfo("init engine (load, KV cache, tokenizer) took {:.2f} seconds", SecondsSince(start));
+  LogInfo("Starting Tangram API server on http://{}:{}", host, server.port());
+  LogInfo("Application startup complete.");
+  if (auto status = server.Run(); !status) return Fail(status.error());
+  return kExitOk;
+}
+
+}  // namespace
+
+int RunServe(Args args) {
+  EngineConfig engine;
+  TextConfig text;
+  ServerConfig server;
+  ServeConfig serve;
+  Options options("tangram serve MODEL [flags]",
+                  "Serves a model through the OpenAI API. SIGTERM drains.");
+  DeclareModelOptions(options, engine, text);
+  DeclareServerOptions(options, server, serve);
+  DeclareForeignEngineOptions(options);
+  DeclareForeignServerOptions(options);
+  if (const auto code = ParseOrExit(options, std::move(args))) return *code;
+  if (engine.model_path.empty()) {
+    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram serve MODEL", "--model"});
+  }
+  SetLogLevel(ParseLevel(serve.log_level));
+  LogInfo("non-default args: {}", options.NonDefault());
+  return Serve(engine, text, std::move(server), serve);
+}
+
+}  // namespace tangram

@@ -1,0 +1,94 @@
+#include "serve_options.h"
+
+namespace tangram {
+namespace {
+
+using Kind = Options::Option::Kind;
+
+void DeclareApi(Options& options, ServerConfig& server, ServeConfig& serve) {
+  options.Group("API");
+  options.Add("host", &server.host, "address to listen on; empty: all").Variable("VLLM_HOST_IP");
+  options.Add("port", &server.port, "TCP port; 0: any free one").Alias("-p");
+  options.Add("root-path", &server.root_path, "prefix that a proxy adds to every path");
+  options.Add("served-model-name", &serve.served_model_names,
+              "names of the model in requests; the first is told in replies");
+  options.Add("api-key", &server.api_keys, "keys, one of which a request must bring")
+      .Secret()
+      .Variable("VLLM_API_KEY");
+  options.Add("allowed-origins", &server.allowed_origins, "of browsers (CORS)");
+  options.Add("trust-request-chat-template", &server.trust_request_chat_template,
+              "render templates that come with a request");
+  options.Add("max-logprobs", &server.max_logprobs, "that a request may ask for; -1: any number");
+  options.Add("enable-force-include-usage", &server.force_include_usage,
+              "every stream ends with usage");
+  options.Add("enable-server-load-tracking", &server.server_load_tracking,
+              "count the requests in flight for /load");
+}
+
+void DeclareLimits(Options& options, ServerConfig& server) {
+  options.Group("Limits (times in seconds, sizes in bytes)");
+  options.Add("max-body-size", &server.max_body_size, "of a request; more is answered 413");
+  options.Add("max-header-size", &server.max_header_size, "of a request; more is answered 431");
+  options.Add("max-output-buffer", &server.max_output_buffer,
+              "that a slow reader may leave unread of a stream");
+  options.Add("max-connections", &server.max_connections, "open at once");
+  options.Add("max-pending-requests", &server.max_pending_requests,
+              "received but not yet with the engine");
+  options.Add("keep-alive-timeout", &server.keep_alive_timeout, "idle between requests")
+      .Alias("--timeout-keep-alive")
+      .Variable("VLLM_HTTP_TIMEOUT_KEEP_ALIVE");
+  options.Add("header-timeout", &server.header_timeout, "from a request's first byte to its body");
+  options.Add("body-timeout", &server.body_timeout, "until a request's body is there");
+  options.Add("write-timeout", &server.write_timeout, "for a reader that takes nothing");
+  options.Add("shutdown-timeout", &server.shutdown_timeout,
+              "for requests in flight after SIGTERM");
+  options.Add("sse-ping-interval", &server.sse_ping_interval,
+              "between comments that keep a silent stream open; 0: none");
+  options.Add("num-text-threads", &server.num_text_threads,
+              "that parse, render templates and tokenize");
+}
+
+void DeclareLogs(Options& options, ServerConfig& server, ServeConfig& serve) {
+  options.Group("Logs");
+  options.Add("log-level", &serve.log_level, "least level that is logged")
+      .OneOf({"debug", "info", "warning", "error", "DEBUG", "INFO", "WARNING", "ERROR"})
+      .Alias("--uvicorn-log-level")
+      .Variable("VLLM_LOGGING_LEVEL");
+  options.Add("enable-log-requests", &server.log_requests, "log prompts and parameters");
+  options.Add("max-log-len", &server.max_log_len, "characters of a prompt in the log; -1: all");
+  options.Add("log-stats", &server.log_stats, "throughput and queues, now and then")
+      .Alias("--disable-log-stats", "--no-log-stats");
+  options.Add("log-stats-interval", &server.log_stats_interval, "seconds between them")
+      .Variable("VLLM_LOG_STATS_INTERVAL");
+  options.Add("access-log", &server.access_log, "one line a request")
+      .Alias("--disable-uvicorn-access-log", "--no-access-log");
+}
+
+}  // namespace
+
+void DeclareServerOptions(Options& options, ServerConfig& server, ServeConfig& serve) {
+  DeclareApi(options, server, serve);
+  DeclareLimits(options, server);
+  DeclareLogs(options, server, serve);
+}
+
+void DeclareForeignServerOptions(Options& options) {
+  options.Accept("enable-request-id-headers", Kind::kFlag, "X-Request-Id is always answered");
+  options.Accept("enable-prompt-tokens-details", Kind::kFlag, "usage always has them");
+  options.Accept("api-server-count", Kind::kValue, "one process has threads for all connections");
+  for (const char* name : {"ssl-keyfile", "ssl-certfile", "ssl-ca-certs"}) {
+    options.Refuse(name, Kind::kValue, "", "TLS is not spoken: put a proxy in front");
+  }
+  options.Refuse("uds", Kind::kValue, "", "only TCP is listened on");
+  options.Refuse("enable-auto-tool-choice", Kind::kFlag, "false", "tools are not served yet");
+  options.Refuse("tool-call-parser", Kind::kValue, "", "tools are not served yet");
+  options.Refuse("reasoning-parser", Kind::kValue, "", "reasoning is not parsed yet");
+  options.Refuse("otlp-traces-endpoint", Kind::kValue, "", "traces are not exported; see /metrics");
+  options.Refuse("kv-events-config", Kind::kValue, "", "cache events are not published");
+  options.Refuse("stream-interval", Kind::kValue, "1", "every token is sent when it is there");
+  options.Refuse("logprobs-mode", Kind::kValue, "raw_logprobs", "only raw_logprobs are computed");
+  options.Refuse("multi-turn", Kind::kFlag, "true",
+                 "turns need no switch: the prefix cache finds a conversation's earlier turns");
+}
+
+}  // namespace tangram
