@@ -26,8 +26,9 @@ void DeclareCache(Options& options, EngineConfig& config) {
               "size of the page pool (2G); 0: a share of free memory");
   options.Add("memory-utilization", &config.memory_utilization, "that share")
       .Alias("--gpu-memory-utilization");
-  options.Add("num-blocks-override", &config.num_pages_override,
-              "size of the pool in blocks, each a page for every row; 0: by memory")
+  options
+      .Add("num-blocks-override", &config.num_pages_override,
+           "size of the pool in blocks, each a page for every row; 0: by memory")
       .Alias("--num-gpu-blocks-override");
   options.Add("block-size", &config.page_size, "tokens of a page").Alias("--page-size");
   options.Add("page-group-size", &config.page_group_size,
@@ -44,8 +45,7 @@ void DeclareScheduling(Options& options, EngineConfig& config) {
               "that wait; more are answered 503");
   options.AddWords("scheduling-policy", &config.priority_policy, {"fcfs"}, {"priority"},
                    "order of waiting requests");
-  options.Add("num-threads", &config.num_threads, "of the CPU backend; 0: one a core")
-      .Alias("-t");
+  options.Add("num-threads", &config.num_threads, "of the CPU backend; 0: one a core").Alias("-t");
   options.Add("reference-backend", &config.reference_backend,
               "the plain, slow operations, for comparisons");
 }
@@ -90,8 +90,8 @@ void DeclareForeignEngineOptions(Options& options) {
   compression("compression-ratio", Kind::kValue, "1");
   for (const char* name :
        {"compression-chunk-size", "compression-window-size", "compression-n-sink-tokens",
-        "compression-floor-min", "compression-scorer", "compression-level",
-        "compression-gate-path", "head-group-cluster-map"}) {
+        "compression-floor-min", "compression-scorer", "compression-level", "compression-gate-path",
+        "head-group-cluster-map"}) {
     compression(name, Kind::kValue, "");
   }
   options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");

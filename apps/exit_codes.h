@@ -12,19 +12,25 @@ enum ExitCode : int {
   kExitUsage = 2,        // flags, or an address that cannot be bound
   kExitUnsupported = 3,  // a model or config that cannot be served
   kExitMemory = 4,
-  kExitLoad = 5,         // a file that is missing, short or corrupt
-  kExitEngine = 70,      // the engine died
+  kExitLoad = 5,     // a file that is missing, short or corrupt
+  kExitEngine = 70,  // the engine died
 };
 
 inline ExitCode ExitCodeFor(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::kInvalidArgument:
-    case ErrorKind::kNotFound: return kExitUsage;
-    case ErrorKind::kUnsupported: return kExitUnsupported;
-    case ErrorKind::kOutOfMemory: return kExitMemory;
-    case ErrorKind::kLoad: return kExitLoad;
-    case ErrorKind::kUnavailable: return kExitFailure;
-    case ErrorKind::kInternal: return kExitEngine;
+    case ErrorKind::kNotFound:
+      return kExitUsage;
+    case ErrorKind::kUnsupported:
+      return kExitUnsupported;
+    case ErrorKind::kOutOfMemory:
+      return kExitMemory;
+    case ErrorKind::kLoad:
+      return kExitLoad;
+    case ErrorKind::kUnavailable:
+      return kExitFailure;
+    case ErrorKind::kInternal:
+      return kExitEngine;
   }
   return kExitEngine;
 }

@@ -32,12 +32,23 @@ double ResidentGiB() {
   return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE)) / kGiB;
 }
 
+// 643232 as 643,232.
+std::string WithCommas(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, ",");
+  return digits;
+}
+
 LogLevel ParseLevel(const std::string& name) {
   switch (std::toupper(name[0])) {
-    case 'D': return LogLevel::kDebug;
-    case 'W': return LogLevel::kWarning;
-    case 'E': return LogLevel::kError;
-    default: return LogLevel::kInfo;
+    case 'D':
+      return LogLevel::kDebug;
+    case 'W':
+      return LogLevel::kWarning;
+    case 'E':
+      return LogLevel::kError;
+    default:
+      return LogLevel::kInfo;
   }
 }
 
@@ -52,8 +63,8 @@ void LogCapacity(const EngineInfo& info) {
   LogInfo("Available KV cache memory: {:.2f} GiB ({} pages of {} heads x {} tokens, {})",
           static_cast<double>(info.num_pages) * page_bytes / kGiB, info.num_pages,
           info.page_group_size, info.page_size, info.kv_cache_dtype);
-  LogInfo("CPU KV cache size: {:L} tokens", info.capacity_tokens);
-  LogInfo("Maximum concurrency for {:L} tokens per request: {:.2f}x", info.max_model_len,
+  LogInfo("CPU KV cache size: {} tokens", WithCommas(info.capacity_tokens));
+  LogInfo("Maximum concurrency for {} tokens per request: {:.2f}x", WithCommas(info.max_model_len),
           static_cast<double>(info.num_pages) / static_cast<double>(pages_per_request));
 }
 

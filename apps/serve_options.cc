@@ -40,8 +40,7 @@ void DeclareLimits(Options& options, ServerConfig& server) {
   options.Add("header-timeout", &server.header_timeout, "from a request's first byte to its body");
   options.Add("body-timeout", &server.body_timeout, "until a request's body is there");
   options.Add("write-timeout", &server.write_timeout, "for a reader that takes nothing");
-  options.Add("shutdown-timeout", &server.shutdown_timeout,
-              "for requests in flight after SIGTERM");
+  options.Add("shutdown-timeout", &server.shutdown_timeout, "for requests in flight after SIGTERM");
   options.Add("sse-ping-interval", &server.sse_ping_interval,
               "between comments that keep a silent stream open; 0: none");
   options.Add("num-text-threads", &server.num_text_threads,

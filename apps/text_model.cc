@@ -27,8 +27,8 @@ Result<GgufTokenizer> ReadGgufTokenizer(const std::string& path) {
   made.pre = String(file, "tokenizer.ggml.pre");
   made.tokens = Strings(file, "tokenizer.ggml.tokens");
   made.merges = Strings(file, "tokenizer.ggml.merges");
-  for (const int64_t type : file.IntArray("tokenizer.ggml.token_type").value_or(
-           std::vector<int64_t>())) {
+  for (const int64_t type :
+       file.IntArray("tokenizer.ggml.token_type").value_or(std::vector<int64_t>())) {
     made.token_types.push_back(static_cast<int32_t>(type));
   }
   made.bos_id = file.Int("tokenizer.ggml.bos_token_id");
@@ -38,8 +38,8 @@ Result<GgufTokenizer> ReadGgufTokenizer(const std::string& path) {
   made.add_eos = file.Bool("tokenizer.ggml.add_eos_token");
   made.chat_template = String(file, "tokenizer.chat_template");
   if (made.tokens.empty()) {
-    return MakeError(ErrorKind::kLoad,
-                     path + " holds no tokenizer: name one with --tokenizer", "--tokenizer");
+    return MakeError(ErrorKind::kLoad, path + " holds no tokenizer: name one with --tokenizer",
+                     "--tokenizer");
   }
   return made;
 }
@@ -51,8 +51,8 @@ Result<std::string> TemplateSource(const std::string& given) {
   std::ifstream file(given);
   std::stringstream text;
   if (!std::filesystem::is_regular_file(given, error) || !(text << file.rdbuf())) {
-    return MakeError(ErrorKind::kInvalidArgument,
-                     "--chat-template: cannot read " + given, "--chat-template");
+    return MakeError(ErrorKind::kInvalidArgument, "--chat-template: cannot read " + given,
+                     "--chat-template");
   }
   return text.str();
 }

@@ -15,10 +15,10 @@ namespace tangram {
 struct StreamedAnswer {
   std::string text;
   std::string finish_reason;
-  double first_chunk_seconds = 0;        // TTFT: request sent to first chunk
-  double last_chunk_seconds = 0;         // latency: request sent to last chunk
-  std::vector<double> chunk_gaps;        // ITL, seconds: one less than there are chunks
-  std::vector<double> chunk_times;       // of each chunk, seconds of the steady clock
+  double first_chunk_seconds = 0;   // TTFT: request sent to first chunk
+  double last_chunk_seconds = 0;    // latency: request sent to last chunk
+  std::vector<double> chunk_gaps;   // ITL, seconds: one less than there are chunks
+  std::vector<double> chunk_times;  // of each chunk, seconds of the steady clock
   int num_chunks = 0;
   int prompt_tokens = 0, output_tokens = 0;  // of `usage`; chunks if the server sends none
   int cached_tokens = 0;                     // of the prompt, as the server says

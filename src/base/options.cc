@@ -139,6 +139,10 @@ Options::Option& Options::Option::Variable(std::string variable_name) {
   variable = std::move(variable_name);
   return *this;
 }
+Options::Option& Options::Option::Commas() {
+  commas = true;
+  return *this;
+}
 Options::Option& Options::Option::Positional() {
   positional = true;
   return *this;
@@ -318,7 +322,10 @@ Status Options::ParseArgs(const std::vector<std::string>& args) {
     if (bound[i].second->count() == 0) continue;
     Values values;
     for (const std::string& text : taken[i]) {
-      const Values items = bound[i].first->kind == Kind::kList ? ParseItems(text) : Values{text};
+      const Option& option = *bound[i].first;
+      const Values items = option.kind != Kind::kList ? Values{text}
+                           : option.commas            ? ParseItems("[" + text + "]")
+                                                      : ParseItems(text);
       values.insert(values.end(), items.begin(), items.end());
     }
     TANGRAM_RETURN_IF_ERROR(Apply(*bound[i].first, values));

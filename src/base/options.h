@@ -32,6 +32,8 @@ class Options {
     Option& Alias(std::string spelling, std::string meaning = {});
     // Another variable that is read if TANGRAM_ARG_NAME is not set.
     Option& Variable(std::string variable_name);
+    // Of a list: one value may hold several, with commas between them.
+    Option& Commas();
     // The value may stand without the flag.
     Option& Positional();
 
@@ -43,7 +45,7 @@ class Options {
     Values choices;
     std::vector<std::pair<std::string, std::string>> aliases;  // spelling, flag
     std::string variable;
-    bool secret = false, positional = false, hidden = false, given = false;
+    bool secret = false, positional = false, hidden = false, commas = false, given = false;
   };
 
   // `usage` is the line that help begins with, `about` what the command does.

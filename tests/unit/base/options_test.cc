@@ -71,6 +71,16 @@ TEST(Options, TakesListsRepeatedAndBracketed) {
   }
 }
 
+TEST(Options, SplitsAtCommasWhereAsked) {
+  std::vector<std::string> split, whole;
+  Options options("tangram test", "A test.");
+  options.Add("split", &split, "").Commas();
+  options.Add("whole", &whole, "");
+  ASSERT_TRUE(options.Parse({"--split", "a, b", "--whole", "a,b"}));
+  EXPECT_EQ(split, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(whole, (std::vector<std::string>{"a,b"}));
+}
+
 TEST(Options, NegativeValuesAndFlagsWithValues) {
   Command c;
   ASSERT_TRUE(c.options.Parse({"--max-model-len", "-1", "--enable-prefix-caching=false"}));

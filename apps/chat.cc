@@ -1,0 +1,154 @@
+// tangram chat: a conversation in the terminal, with any server of the OpenAI API.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <string>
+
+#include "client/openai_client.h"
+#include "command.h"
+#include "exit_codes.h"
+
+namespace tangram {
+namespace {
+
+using nlohmann::json;
+
+// Set by Ctrl-C while an answer streams: the answer ends, the conversation goes on.
+volatile std::sig_atomic_t interrupted = 0;
+
+struct ChatConfig {
+  std::string url = "http://127.0.0.1:8000";
+  std::string api_key, model, system;
+  int max_tokens = 0;
+  double temperature = -1, top_p = -1;
+  bool show_usage = true;
+};
+
+void Declare(Options& options, ChatConfig& config) {
+  options.Group("Server");
+  options.Add("url", &config.url, "of the server").Positional();
+  options.Add("api-key", &config.api_key, "that the server asks for")
+      .Secret()
+      .Variable("OPENAI_API_KEY");
+  options.Add("model", &config.model, "name of the model; empty: the server's first").Alias("-m");
+  options.Group("Conversation");
+  options.Add("system", &config.system, "system prompt").Alias("-s");
+  options.Add("max-tokens", &config.max_tokens, "of an answer; 0: the server's choice");
+  options.Add("temperature", &config.temperature, "0: greedy; below: the server's choice");
+  options.Add("top-p", &config.top_p, "below 0: the server's choice");
+  options.Add("usage", &config.show_usage, "show tokens and speed after each answer");
+}
+
+class Conversation {
+ public:
+  Conversation(const ChatConfig& config, Url url)
+      : config_(config), client_(std::move(url), config.api_key) {
+    Clear();
+  }
+
+  // Finds the model to talk with.
+  Status Connect() {
+    model_ = config_.model;
+    if (!model_.empty()) return {};
+    TANGRAM_ASSIGN_OR_RETURN(model_, client_.FirstModel());
+    return {};
+  }
+
+  const std::string& model() const { return model_; }
+
+  void Clear() {
+    messages_ = json::array();
+    if (!config_.system.empty()) {
+      messages_.push_back({{"role", "system"}, {"content", config_.system}});
+    }
+  }
+
+  // One turn: prints the answer while it comes. After an error the turn is as if not asked.
+  Status Ask(const std::string& question) {
+    messages_.push_back({{"role", "user"}, {"content", question}});
+    interrupted = 0;
+    const auto answer = client_.Stream("/v1/chat/completions", Body(), [](const std::string& text) {
+      std::fputs(text.c_str(), stdout);
+      std::fflush(stdout);
+      return interrupted == 0;
+    });
+    fmt::print("\n");
+    if (!answer) {
+      messages_.erase(messages_.end() - 1);
+      return tl::unexpected(answer.error());
+    }
+    messages_.push_back({{"role", "assistant"}, {"content", answer->text}});
+    if (config_.show_usage) PrintUsage(*answer);
+    return {};
+  }
+
+ private:
+  json Body() const {
+    json body = {{"model", model_}, {"messages", messages_}};
+    if (config_.max_tokens > 0) body["max_tokens"] = config_.max_tokens;
+    if (config_.temperature >= 0) body["temperature"] = config_.temperature;
+    if (config_.top_p >= 0) body["top_p"] = config_.top_p;
+    return body;
+  }
+
+  static void PrintUsage(const StreamedAnswer& answer) {
+    const double decoding = answer.last_chunk_seconds - answer.first_chunk_seconds;
+    const double speed = decoding > 0 ? (answer.output_tokens - 1) / decoding : 0;
+    fmt::print(
+        "  [{} prompt tokens, {} of them cached; {} answered; first after {:.0f} ms, then "
+        "{:.1f} tokens/s{}]\n",
+        answer.prompt_tokens, answer.cached_tokens, answer.output_tokens,
+        answer.first_chunk_seconds * 1000, speed,
+        answer.finish_reason == "length" ? "; cut at the token limit" : "");
+  }
+
+  const ChatConfig& config_;
+  OpenAiClient client_;
+  std::string model_;
+  json messages_;
+};
+
+// Lines from the terminal or a pipe, until the end or /exit.
+int Talk(Conversation& conversation) {
+  const bool terminal = isatty(STDIN_FILENO) != 0;
+  std::string line;
+  while (fmt::print("\n> "), std::fflush(stdout), std::getline(std::cin, line)) {
+    if (!terminal) fmt::print("{}\n", line);
+    if (line.empty()) continue;
+    if (line == "/exit" || line == "/quit") break;
+    if (line == "/clear") {
+      conversation.Clear();
+      continue;
+    }
+    if (auto status = conversation.Ask(line); !status) {
+      const int code = Fail(status.error());
+      if (!terminal) return code;  // nobody is there to ask again
+    }
+  }
+  fmt::print("\n");
+  return kExitOk;
+}
+
+}  // namespace
+
+int RunChat(Args args) {
+  ChatConfig config;
+  Options options("tangram chat [URL] [flags]",
+                  "Talks with a model in the terminal, through any server of the OpenAI API.\n"
+                  "/clear begins anew, /exit or Ctrl-D ends, Ctrl-C breaks an answer off.");
+  Declare(options, config);
+  if (const auto code = ParseOrExit(options, std::move(args))) return *code;
+  const auto url = ParseUrl(config.url);
+  if (!url) return Fail(url.error());
+  Conversation conversation(config, *url);
+  if (auto status = conversation.Connect(); !status) return Fail(status.error());
+  std::signal(SIGINT, [](int) { interrupted = 1; });
+  fmt::print("{} at {}  (/clear, /exit)\n", conversation.model(), config.url);
+  return Talk(conversation);
+}
+
+}  // namespace tangram
