@@ -174,6 +174,7 @@ std::string Now() {
 void AddDetails(json& result, const std::vector<RequestRecord>& records) {
   for (const RequestRecord& record : records) {
     const bool good = record.answer.has_value();
+    result["start_times"].push_back(record.start_seconds);
     result["input_lens"].push_back(record.prompt_len);
     result["output_lens"].push_back(good ? record.answer->output_tokens : 0);
     result["ttfts"].push_back(good ? record.answer->first_chunk_seconds : 0);
