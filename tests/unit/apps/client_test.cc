@@ -66,11 +66,11 @@ TEST(OpenAiClient, StreamsTextAndUsage) {
                        Chunk(frames.substr(73)), "0\r\n\r\n"}}});
   OpenAiClient client = ClientOf(server);
   std::string pieces;
-  const auto answer = client.Stream("/v1/chat/completions", {{"model", "m"}},
-                                    [&](const std::string& text) {
-                                      pieces += "[" + text + "]";
-                                      return true;
-                                    });
+  const auto answer =
+      client.Stream("/v1/chat/completions", {{"model", "m"}}, [&](const std::string& text) {
+        pieces += "[" + text + "]";
+        return true;
+      });
   ASSERT_TRUE(answer) << answer.error().message;
   EXPECT_EQ(answer->text, "Hello");
   EXPECT_EQ(pieces, "[Hel][lo]");

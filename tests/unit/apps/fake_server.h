@@ -71,7 +71,8 @@ class FakeServer {
     const size_t end = text.find("\r\n\r\n");
     if (end == std::string::npos) return false;
     const size_t length = text.find("Content-Length: ");
-    return length == std::string::npos || text.size() >= end + 4 + std::stoul(text.substr(length + 16));
+    return length == std::string::npos ||
+           text.size() >= end + 4 + std::stoul(text.substr(length + 16));
   }
 
   std::vector<std::vector<Pieces>> connections_;
