@@ -16,6 +16,7 @@ class Decoder : public Model {
 
   const ModelConfig& config() const override { return config_; }
   size_t weight_bytes() const override { return weights_.bytes; }
+  uint64_t fingerprint() const override { return weights_.fingerprint; }
   TensorView Forward(const ForwardInput& input) override;
 
  private:

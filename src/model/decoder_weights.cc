@@ -250,7 +250,10 @@ class Loader {
 Result<DecoderWeights> LoadDecoderWeights(const ModelConfig& config, const TensorNaming& naming,
                                           int served_length, WeightSource& source,
                                           ops::Backend& backend) {
-  return Loader(config, naming, source, backend).Run(served_length);
+  TANGRAM_ASSIGN_OR_RETURN(DecoderWeights weights,
+                           Loader(config, naming, source, backend).Run(served_length));
+  weights.fingerprint = source.fingerprint();
+  return weights;
 }
 
 }  // namespace tangram

@@ -42,6 +42,7 @@ struct DecoderWeights {
   TensorView inv_freq;    // [d/2]
   float rope_scale = 1.0f;
   size_t bytes = 0;  // of everything above
+  uint64_t fingerprint = 0;
   std::vector<Buffer> owners;
 };
 

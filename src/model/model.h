@@ -45,6 +45,8 @@ class Model {
   virtual ~Model() = default;
   virtual const ModelConfig& config() const = 0;
   virtual size_t weight_bytes() const = 0;
+  // Tells the weights of two models apart.
+  virtual uint64_t fingerprint() const = 0;
   // Appends the step's K and V to their pages and writes the logits of `logit_rows`: f32
   // [rows, vocab_size] in host-readable memory, valid until the next call (after Synchronize).
   virtual TensorView Forward(const ForwardInput& input) = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -92,7 +93,8 @@ Shape ToShape(const std::vector<int64_t>& dims) {
 }
 
 // The header's entries in the order of their data.
-Result<std::vector<Entry>> ParseHeader(std::string_view header, const std::string& name) {
+Result<std::vector<Entry>> ParseHeader(std::string_view header, const std::string& name,
+                                       std::map<std::string, std::string>& metadata) {
   const auto fail = [&](std::string_view why) {
     return MakeError(ErrorKind::kLoad,
                      fmt::format("{}: corrupt safetensors header: {}", name, why));
@@ -101,7 +103,12 @@ Result<std::vector<Entry>> ParseHeader(std::string_view header, const std::strin
   if (!json.is_object()) return fail("not a JSON object");
   std::vector<Entry> entries;
   for (const auto& [key, value] : json.items()) {
-    if (key == "__metadata__") continue;
+    if (key == "__metadata__") {
+      for (const auto& [field, text] : value.items()) {
+        if (text.is_string()) metadata[field] = text.get<std::string>();
+      }
+      continue;
+    }
     Entry& entry = entries.emplace_back();
     entry.name = key;
     if (auto why = ParseEntry(value, entry); !why.empty()) {
@@ -130,10 +137,11 @@ Result<SafetensorsFile> SafetensorsFile::Parse(Buffer file, const std::string& n
   if (header_bytes > rest || header_bytes > kMaxHeaderBytes) {
     return fail("not a safetensors file, or cut short: its header is longer than the file");
   }
-  TANGRAM_ASSIGN_OR_RETURN(
-      auto entries, ParseHeader(AsText(file).substr(sizeof(header_bytes), header_bytes), name));
-
   SafetensorsFile result;
+  TANGRAM_ASSIGN_OR_RETURN(
+      auto entries,
+      ParseHeader(AsText(file).substr(sizeof(header_bytes), header_bytes), name, result.metadata_));
+
   std::byte* data = static_cast<std::byte*>(file.data()) + sizeof(header_bytes) + header_bytes;
   uint64_t covered = 0;
   for (Entry& entry : entries) {
@@ -161,6 +169,47 @@ Result<SafetensorsFile> SafetensorsFile::Parse(Buffer file, const std::string& n
   if (covered != rest - header_bytes) return fail("bytes after the last tensor");
   result.owners_.push_back(std::move(file));
   return result;
+}
+
+TensorView SafetensorsFile::Find(std::string_view name) const {
+  const auto it = std::ranges::find(tensors_, name, &StoredTensor::name);
+  return it == tensors_.end() ? TensorView{} : it->view;
+}
+
+Status WriteSafetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                        const std::map<std::string, std::string>& metadata) {
+  Json header = Json::object();
+  header["__metadata__"] = metadata;
+  size_t offset = 0;
+  for (const NamedTensor& t : tensors) {
+    Json shape = Json::array();
+    for (int i = 0; i < t.shape.rank(); ++i) shape.push_back(t.shape[i]);
+    const size_t end = offset + t.values.size_bytes();
+    header[t.name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that tensors are aligned where they are mapped
+  const uint64_t size = text.size();
+  const std::string unfinished = path + ".part";
+  {
+    std::ofstream out(unfinished, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&size), sizeof(size));
+    out.write(text.data(), static_cast<std::streamsize>(text.size()));
+    for (const NamedTensor& t : tensors) {
+      out.write(reinterpret_cast<const char*>(t.values.data()),
+                static_cast<std::streamsize>(t.values.size_bytes()));
+    }
+    if (!out.flush()) {
+      return MakeError(ErrorKind::kLoad, fmt::format("{}: cannot be written", unfinished));
+    }
+  }
+  std::error_code error;
+  std::filesystem::rename(unfinished, path, error);
+  if (error) {
+    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", path, error.message()));
+  }
+  return {};
 }
 
 Result<std::vector<std::string>> FindSafetensors(const std::string& folder) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,13 +21,27 @@ class SafetensorsFile {
   static Result<SafetensorsFile> Parse(Buffer file, const std::string& name);
 
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
+  // The tensor of that name, or an empty view.
+  TensorView Find(std::string_view name) const;
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // What keeps the tensors' memory alive.
   const std::vector<Buffer>& owners() const { return owners_; }
 
  private:
   std::vector<StoredTensor> tensors_;
+  std::map<std::string, std::string> metadata_;
   std::vector<Buffer> owners_;
 };
+
+// Writes a file in the format: f32 tensors and metadata. Replaces `path` at once when all is
+// written, or not at all.
+struct NamedTensor {
+  std::string name;
+  Shape shape;
+  std::span<const float> values;
+};
+Status WriteSafetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                        const std::map<std::string, std::string>& metadata);
 
 // The paths of a model folder's safetensors files: model.safetensors, or the shards that
 // model.safetensors.index.json names. kLoad if there are none, or a shard's name leaves the folder.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace tangram {
@@ -17,9 +18,10 @@ std::string ShapeText(const Shape& shape) {
 // Buffers that older exporters saved beside the weights; they follow from the config.
 bool IsDerived(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
 
-uint64_t HashName(std::string_view name) {  // FNV-1a
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+constexpr uint64_t kHashStart = 0xcbf29ce484222325;
+
+uint64_t Hash(std::string_view bytes, uint64_t hash = kHashStart) {  // FNV-1a
+  for (const char c : bytes) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
   return hash;
 }
 
@@ -32,6 +34,12 @@ uint64_t SplitMix(uint64_t& state) {
 }
 
 }  // namespace
+
+void WeightSource::AddToFingerprint(const std::string& name, const TensorView& view) {
+  constexpr size_t kBytes = 256;  // enough to tell two trainings apart, and one page to read
+  const std::string_view head(view.as<char>(), std::min(kBytes, view.bytes()));
+  fingerprint_ = Hash(head, Hash(name, fingerprint_));
+}
 
 Status StoredWeights::Add(const std::vector<StoredTensor>& tensors,
                           const std::vector<Buffer>& owners) {
@@ -64,6 +72,7 @@ Result<Weight> StoredWeights::Take(const std::string& name, const Shape& shape) 
                                  name, tensor.type));
   }
   taken_.insert(name);
+  AddToFingerprint(name, tensor.view);
   return Weight{tensor.view, owner};
 }
 
@@ -96,13 +105,14 @@ Result<Weight> DummyWeights::Take(const std::string& name, const Shape& shape) {
     // Sign and mantissa are random, the exponent is fixed: +-[1/64, 1/32), about as large as
     // trained weights.
     constexpr uint64_t kRandomBits = 0x807f807f807f807f, kExponent = 0x3c803c803c803c80;
-    uint64_t state = seed_ ^ HashName(name);
+    uint64_t state = seed_ ^ Hash(name);
     auto* words = static_cast<uint64_t*>(memory.data());
     for (size_t i = 0; i < memory.bytes() / 8; ++i) {
       words[i] = (SplitMix(state) & kRandomBits) | kExponent;
     }
   }
   const TensorView view = memory.View(dtype, shape);
+  AddToFingerprint(name, view);
   return Weight{view, std::move(memory)};
 }
 

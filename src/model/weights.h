@@ -28,6 +28,15 @@ class WeightSource {
   // kUnsupported, naming one, if there are tensors that were never taken: the result would lack
   // them.
   virtual Status CheckAllTaken() const = 0;
+
+  // Tells models apart: a hash of the names, and of some bytes, of what was taken so far.
+  uint64_t fingerprint() const { return fingerprint_; }
+
+ protected:
+  void AddToFingerprint(const std::string& name, const TensorView& view);
+
+ private:
+  uint64_t fingerprint_ = 0xcbf29ce484222325ULL;
 };
 
 // Tensors of mapped files.

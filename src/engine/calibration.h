@@ -1,0 +1,35 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/profile.h"
+#include "model/model.h"
+#include "ops/backend.h"
+#include "sched/request.h"
+
+namespace tangram {
+
+struct CalibrationOptions {
+  CompressionConfig compression;  // chunk, window and sinks
+  std::vector<float> ratios = {0.1f, 0.2f, 0.3f, 0.5f, 0.75f};
+  std::vector<Scorer> scorers = {Scorer::kGate, Scorer::kReconstruction, Scorer::kKeyDiff,
+                                 Scorer::kStreamingLlm};
+  double ridge = 1e-2;  // relative to the mean diagonal of the normal equations
+  int page_size = 16;
+  // Told the share that is done, [0, 1], now and then.
+  std::function<void(double)> progress = [](double) {};
+};
+
+// Runs the texts (token ids, equal lengths) through the model without compression, takes
+// reconstruction labels (the model is asked to repeat each chunk; `repeat_prompt` are the tokens
+// that ask), fits the gate to their logarithm by ridge regression, and measures each scorer's
+// demand by head and ratio: the share of a head's tokens among the best of all heads.
+Result<Profile> Calibrate(Model& model, ops::Backend& backend,
+                          std::span<const std::vector<TokenId>> texts,
+                          std::span<const TokenId> repeat_prompt,
+                          const CalibrationOptions& options);
+
+}  // namespace tangram
