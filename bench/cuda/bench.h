@@ -16,24 +16,29 @@ struct Benchmark {
   void (*run)(const std::vector<std::string>& args);
 };
 
-// One list for each family of kernels, and all of them in the order `tangram_gpu_check bench` lists them.
+// One list for each family of kernels, and all of them in the order `tangram_gpu_check bench` lists
+// them.
 std::span<const Benchmark> DecodeBenchmarks();
 std::vector<Benchmark> CudaBenchmarks();
 
-// Median device time of `launch(i)` in microseconds over `repeats` timed calls, i counting up from 0 (the first
-// `warmup` are not timed), so that a launch can rotate among inputs larger than the L2 cache together.
-// Each is timed alone between two events, behind a spin that lets the host run ahead.
-float MedianMicroseconds(int warmup, int repeats, const std::function<void(int, cudaStream_t)>& launch);
+// Median device time of `launch(i)` in microseconds over `repeats` timed calls, i counting up from
+// 0 (the first `warmup` are not timed), so that a launch can rotate among inputs larger than the L2
+// cache together. Each is timed alone between two events, behind a spin that lets the host run
+// ahead.
+float MedianMicroseconds(int warmup, int repeats,
+                         const std::function<void(int, cudaStream_t)>& launch);
 
-// Mean time in microseconds of one of `count` launches captured in a graph: what a launch costs inside a step.
-float GraphMicroseconds(int count, int replays, const std::function<void(int, cudaStream_t)>& launch);
+// Mean time in microseconds of one of `count` launches captured in a graph: what a launch costs
+// inside a step.
+float GraphMicroseconds(int count, int replays,
+                        const std::function<void(int, cudaStream_t)>& launch);
 
 // The ceilings of the card, measured now, in TB/s.
 struct Ceilings {
-  double copy;         // device to device, bytes read plus written
+  double copy;  // device to device, bytes read plus written
   double linear_read;
-  double random_8k;    // reads of random virtual pages: 8 KiB (bf16, d=128)
-  double random_4k;    // 4 KiB (fp8)
+  double random_8k;  // reads of random virtual pages: 8 KiB (bf16, d=128)
+  double random_4k;  // 4 KiB (fp8)
 };
 Ceilings MeasureCeilings();
 

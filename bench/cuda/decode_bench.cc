@@ -7,6 +7,7 @@
 
 #include "bench/cuda/bench.h"
 #include "bench/cuda/decode_case.h"
+#include "ops/cuda/append.h"
 #include "ops/cuda/device.h"
 
 namespace tangram::bench {
@@ -52,9 +53,8 @@ struct Batch {
 // Mean time of a layer's attention with its combine, every layer once a replay.
 float LayerMicroseconds(const DecodeCase& c, bool simple) {
   c.Plan(nullptr);
-  return GraphMicroseconds(c.shape().layers, 5, [&](int i, cudaStream_t stream) {
-    c.Attend(i, simple, stream);
-  });
+  return GraphMicroseconds(c.shape().layers, 5,
+                           [&](int i, cudaStream_t stream) { c.Attend(i, simple, stream, i > 0); });
 }
 float CombineMicroseconds(const DecodeCase& c) {
   return GraphMicroseconds(c.shape().layers, 9, [&](int i, cudaStream_t stream) {
@@ -68,8 +68,7 @@ double TotalBytes(const DecodeCase& c) {
   return bytes;
 }
 
-float UniformMicroseconds(const DecodeShape& shape, DecodeLoad load, int num_ranges,
-                          double bytes) {
+float UniformMicroseconds(const DecodeShape& shape, DecodeLoad load, int num_ranges, double bytes) {
   const int rows = shape.num_rows();
   for (size_t k = 0; k < load.retained.size() / rows; ++k) {
     int64_t sum = 0;
@@ -90,8 +89,8 @@ void BenchDecode(const std::vector<std::string>& args) {
   std::printf("copy %.3f TB/s, linear read %.3f, random 8 KiB %.3f, random 4 KiB %.3f\n",
               ceilings.copy, ceilings.linear_read, ceilings.random_8k, ceilings.random_4k);
   std::printf("%-8s %-13s %-11s %-5s %9s %9s %9s %7s %7s %8s %8s %8s %9s\n", "scorer", "model",
-              "batch", "dtype", "MB/layer", "us/layer", "bound", "TB/s", "share", "uniform",
-              "r/u", "combine", "invariant");
+              "batch", "dtype", "MB/layer", "us/layer", "bound", "TB/s", "share", "uniform", "r/u",
+              "combine", "invariant");
   const Batch batches[] = {{"64x32k", std::vector<int32_t>(64, 32768)},
                            {"8x32k", std::vector<int32_t>(8, 32768)},
                            {"64mixed", MixedContexts(64, 1024, 131072)},
@@ -122,18 +121,19 @@ void BenchDecode(const std::vector<std::string>& args) {
             combine = CombineMicroseconds(c);
           }
           {
-            const DecodeCase c(shape, load, places, SplitMode::kBatchInvariant, num_ranges, false, 1);
+            const DecodeCase c(shape, load, places, SplitMode::kBatchInvariant, num_ranges, false,
+                               1);
             invariant = LayerMicroseconds(c, false);
           }
           const float uniform = UniformMicroseconds(shape, load, num_ranges, bytes);
           const double rate = dtype == DType::kBF16 ? ceilings.random_8k : ceilings.random_4k;
           const double layer_bytes = bytes / model.layers;
-          std::printf("%-8s %-13s %-11s %-5s %9.1f %9.2f %9.2f %7.3f %6.1f%% %8.2f %8.3f %8.2f %9.2f\n",
-                      scorer, model.name, (std::to_string(contexts.size()) + ":" + batch.name).c_str(),
-                      dtype == DType::kBF16 ? "bf16" : "fp8", 1e-6 * layer_bytes, us,
-                      1e-6 * layer_bytes / (0.92 * rate) + 8, 1e-6 * layer_bytes / us,
-                      100 * 1e-6 * layer_bytes / us / rate, uniform, us / uniform, combine,
-                      invariant);
+          std::printf(
+              "%-8s %-13s %-11s %-5s %9.1f %9.2f %9.2f %7.3f %6.1f%% %8.2f %8.3f %8.2f %9.2f\n",
+              scorer, model.name, (std::to_string(contexts.size()) + ":" + batch.name).c_str(),
+              dtype == DType::kBF16 ? "bf16" : "fp8", 1e-6 * layer_bytes, us,
+              1e-6 * layer_bytes / (0.92 * rate) + 8, 1e-6 * layer_bytes / us,
+              100 * 1e-6 * layer_bytes / us / rate, uniform, us / uniform, combine, invariant);
           std::fflush(stdout);
         }
       }
@@ -161,6 +161,46 @@ void BenchPlan(const std::vector<std::string>&) {
   }
 }
 
+void BenchAppend(const std::vector<std::string>&) {
+  const Ceilings ceilings = MeasureCeilings();
+  for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
+    for (int tokens : {1, 64, 512, 2048, 8192}) {
+      const DecodeShape shape{32, 32, 8, 128, 4, dtype};
+      const bool prefill = tokens > 512;
+      DecodeLoad load{std::vector<int32_t>(prefill ? 1 : tokens, prefill ? tokens : 700),
+                      std::vector<int32_t>(shape.num_rows(), 0), 1 << 20};
+      const DecodeCase c(shape, load, {}, SplitMode::kEqualRanges, 132, false, 1);
+      const size_t row = (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim;
+      constexpr int kBuffers = 4;
+      ops::cuda::DeviceArray<__nv_bfloat16> qkv(kBuffers * tokens * row);
+      qkv.FillBytes(0x3c);
+      std::vector<int32_t> position(tokens), slot(tokens);
+      for (int t = 0; t < tokens; ++t) {
+        position[t] = prefill ? t : 699;
+        slot[t] = prefill ? 0 : t;
+      }
+      const ops::cuda::DeviceArray<int32_t> positions(position), slots(slot),
+          tables(std::vector<int32_t>(tokens, 0));
+      const ops::cuda::DeviceArray<float> inv_freq(std::vector<float>(shape.head_dim / 2, 0.01f));
+      const float us = GraphMicroseconds(32, 9, [&](int i, cudaStream_t stream) {
+        ops::cuda::RunAppend(
+            {qkv.data() + i % kBuffers * tokens * row, tokens, shape.q_heads, shape.kv_heads,
+             nullptr, nullptr, 1e-6f, positions.data(), slots.data(), tables.data(),
+             inv_freq.data(), 1, false, c.attention_params(i).kv, c.plan_params().tables, i},
+            stream);
+      });
+      const double bytes = tokens * (2.0 * row + 2.0 * shape.q_heads * shape.head_dim +
+                                     shape.kv_heads * shape.page_bytes() / 16.0);
+      const double rate = 1e-6 * bytes / us;
+      std::printf(
+          "append, Llama-3.1-8B, %-8s %5d tokens: %7.2f us, %6.1f MB, %.3f TB/s, %.1f%% of random "
+          "reads\n",
+          std::string(DTypeName(dtype)).c_str(), tokens, us, 1e-6 * bytes, rate,
+          100 * rate / (dtype == DType::kBF16 ? ceilings.random_8k : ceilings.random_4k));
+    }
+  }
+}
+
 void BenchCeilings(const std::vector<std::string>&) {
   const Ceilings c = MeasureCeilings();
   std::printf("copy %.3f TB/s, linear read %.3f, random 8 KiB %.3f, random 4 KiB %.3f\n", c.copy,
@@ -170,7 +210,9 @@ void BenchCeilings(const std::vector<std::string>&) {
 constexpr Benchmark kBenchmarks[] = {
     {"ceilings", "copy and read rates of the card", BenchCeilings},
     {"plan", "the plan of all layers", BenchPlan},
-    {"attention", "decode attention: DIR of profiles, FILTER on 'scorer model batch dtype'", BenchDecode},
+    {"append", "norm, rotation and append, at decode and prefill", BenchAppend},
+    {"attention", "decode attention: DIR of profiles, FILTER on 'scorer model batch dtype'",
+     BenchDecode},
 };
 
 }  // namespace

@@ -1,10 +1,9 @@
-#include "bench/cuda/decode_case.h"
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <random>
 
+#include "bench/cuda/decode_case.h"
 #include "bench/cuda/random.cuh"
 #include "ops/cuda/device.h"
 #include "ops/cuda/row_length.cuh"
@@ -100,8 +99,8 @@ DecodeCase::DecodeCase(const DecodeShape& shape, const DecodeLoad& load,
     int64_t units = 0;
     for (int t = 0; t < size(); ++t) {
       for (int head = 0; head < shape_.kv_heads; ++head) {
-        units += (PagesFor(EntryTokens(layer, t, head)) + kInvariantUnitPages - 1) /
-                 kInvariantUnitPages;
+        units +=
+            (PagesFor(EntryTokens(layer, t, head)) + kInvariantUnitPages - 1) / kInvariantUnitPages;
       }
     }
     max_units = std::max(max_units, units);
@@ -157,28 +156,30 @@ DecodePlanParams DecodeCase::plan_params() const {
           head_column_.data(),
           shape_.kv_heads,
           mode_,
-          PlanCosts{},
+          costs_,
           {entries_.data(), ranges_.data(), splits_.data(), num_splits_.data(), shape_.layers,
            num_entries, num_ranges_, MaxSplits(mode_, num_entries, num_ranges_)}};
 }
 
 DecodeAttentionParams DecodeCase::attention_params(int layer) const {
-  return {q_.data(),
-          int64_t{shape_.q_heads} * shape_.head_dim,
-          out_.data(),
-          shape_.q_heads,
-          shape_.kv_heads,
-          1 / std::sqrt(static_cast<float>(shape_.head_dim)),
-          {pool_.data(), shape_.dtype, shape_.head_dim, shape_.group_size, num_pages_,
-           page_table_.data(), shape_.num_rows(), max_pages_, head_row_.data(),
-           head_column_.data()},
-          plan_params().plan.layer(layer, mode_),
-          partial_out_.data(),
-          partial_max_sum_.data()};
+  return {
+      q_.data(),
+      int64_t{shape_.q_heads} * shape_.head_dim,
+      out_.data(),
+      shape_.q_heads,
+      shape_.kv_heads,
+      1 / std::sqrt(static_cast<float>(shape_.head_dim)),
+      {pool_.data(), shape_.dtype, shape_.head_dim, shape_.group_size, num_pages_,
+       page_table_.data(), shape_.num_rows(), max_pages_, head_row_.data(), head_column_.data()},
+      plan_params().plan.layer(layer, mode_),
+      partial_out_.data(),
+      partial_max_sum_.data(),
+      false};
 }
 
-void DecodeCase::Attend(int layer, bool simple, cudaStream_t stream) const {
-  const DecodeAttentionParams params = attention_params(layer);
+void DecodeCase::Attend(int layer, bool simple, cudaStream_t stream, bool early_start) const {
+  DecodeAttentionParams params = attention_params(layer);
+  params.early_start = early_start;
   if (simple || !tuned_) {
     RunDecodeAttentionSimple(params, stream);
   } else {
@@ -263,8 +264,7 @@ DecodeLoad ProfileLoad(const DecodeShape& shape, const std::vector<float>& ratio
   }
   std::vector<int32_t> order(heads);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int a, int b) { return ratios[a] > ratios[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return ratios[a] > ratios[b]; });
   places->assign(heads, 0);
   std::vector<double> demand(rows, 0);
   for (int i = 0; i < heads; ++i) {

@@ -28,8 +28,8 @@ struct DecodeLoad {
   int chunk;
 };
 
-// A decode step in device memory: random queries, keys and values in pages scattered over a pool, page tables,
-// plan and partial results. For tests and benchmarks.
+// A decode step in device memory: random queries, keys and values in pages scattered over a pool,
+// page tables, plan and partial results. For tests and benchmarks.
 class DecodeCase {
  public:
   // `map[h]` of layer l at [l*Hkv + h]: the place (row*Hp + column) of each head; empty: in order.
@@ -41,7 +41,10 @@ class DecodeCase {
   ops::cuda::DecodeAttentionParams attention_params(int layer) const;
 
   void Plan(cudaStream_t stream) const { ops::cuda::RunDecodePlan(plan_params(), stream); }
-  void Attend(int layer, bool simple, cudaStream_t stream) const;
+  // `early_start`: of DecodeAttentionParams; not directly after Plan.
+  void Attend(int layer, bool simple, cudaStream_t stream, bool early_start = false) const;
+
+  void set_costs(const ops::cuda::PlanCosts& costs) { costs_ = costs; }
 
   const DecodeShape& shape() const { return shape_; }
   int size() const { return static_cast<int>(load_.num_tokens.size()); }
@@ -53,9 +56,10 @@ class DecodeCase {
   double LayerBytes(int layer) const;
 
   // Copies of device memory, for references.
-  std::vector<float> Queries() const;                                       // [T, Hq, d]
-  std::vector<float> KeysValues(int layer, int sequence, int head) const;   // [tokens][K, V][d]
-  std::vector<float> Output() const;                                        // [T, Hq, d]
+  std::vector<float> Queries() const;                                      // [T, Hq, d]
+  std::vector<float> KeysValues(int layer, int sequence, int head) const;  // [tokens][K, V][d]
+  std::vector<uint8_t> Pool() const { return pool_.Download(); }
+  std::vector<float> Output() const;  // [T, Hq, d]
   void PoisonOutputs();
   // Lengths of the same step with other sequences or none beside; none may grow.
   void SetNumTokens(const std::vector<int32_t>& num_tokens);
@@ -69,6 +73,7 @@ class DecodeCase {
   std::vector<int32_t> places_;
   ops::cuda::SplitMode mode_;
   int num_ranges_;
+  ops::cuda::PlanCosts costs_;
   int max_pages_;
   int64_t num_pages_;
   std::vector<int32_t> host_table_;
@@ -86,8 +91,9 @@ class DecodeCase {
   bool tuned_;
 };
 
-// Lengths as a real profile gives them: `ratios` [L*Hkv] of a profile are rescaled to the mean `ratio`; heads are sorted
-// by demand and cut into rows; sequences stand one token behind a boundary. Fills `places`.
+// Lengths as a real profile gives them: `ratios` [L*Hkv] of a profile are rescaled to the mean
+// `ratio`; heads are sorted by demand and cut into rows; sequences stand one token behind a
+// boundary. Fills `places`.
 DecodeLoad ProfileLoad(const DecodeShape& shape, const std::vector<float>& ratios, double ratio,
                        const std::vector<int32_t>& contexts, int chunk,
                        std::vector<int32_t>* places);

@@ -18,8 +18,7 @@ inline void CheckCuda(cudaError_t status, const char* what, const char* file, in
 
 }  // namespace tangram::ops::cuda
 
-#define TANGRAM_CUDA_CHECK(call) \
-  ::tangram::ops::cuda::CheckCuda((call), #call, __FILE__, __LINE__)
+#define TANGRAM_CUDA_CHECK(call) ::tangram::ops::cuda::CheckCuda((call), #call, __FILE__, __LINE__)
 
 // After every launch: the launch itself, not its execution, is checked.
 #define TANGRAM_CUDA_CHECK_LAUNCH() TANGRAM_CUDA_CHECK(cudaGetLastError())

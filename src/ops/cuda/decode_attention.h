@@ -10,24 +10,30 @@
 
 namespace tangram::ops::cuda {
 
-// One layer's attention of one new token of each sequence over its rows: each query head reads the virtual
-// pages of its KV head. K and V of the new token are in the pages already.
+// One layer's attention of one new token of each sequence over its rows: each query head reads the
+// virtual pages of its KV head. K and V of the new token are in the pages already.
 struct DecodeAttentionParams {
-  const __nv_bfloat16* q;  // [T, q_stride]: the queries [Hq, d] first in each row (a QKV product's output)
-  int64_t q_stride;        // elements from token to token
-  __nv_bfloat16* out;      // [T, Hq * d]
+  const __nv_bfloat16*
+      q;  // [T, q_stride]: the queries [Hq, d] first in each row (a QKV product's output)
+  int64_t q_stride;    // elements from token to token
+  __nv_bfloat16* out;  // [T, Hq * d]
   int num_q_heads;
   int num_kv_heads;
-  float scale;             // of q.k, 1/sqrt(d)
+  float scale;  // of q.k, 1/sqrt(d)
   KvView kv;
   LayerPlan plan;
-  // Results of segments of split entries, by slot: sums of exp2-weighted values, and (maximum, sum of weights) of the
-  // scaled base-2 logits.
-  float* partial_out;      // [partials, g, d]
-  float2* partial_max_sum; // [partials, g]
+  // Results of segments of split entries, by slot: sums of exp2-weighted values, and (maximum, sum
+  // of weights) of the scaled base-2 logits.
+  float* partial_out;       // [partials, g, d]
+  float2* partial_max_sum;  // [partials, g]
+  // The launch directly before waited for its own predecessors, and writes neither the plan, nor
+  // page tables, nor pages but the last of each row: the kernel may then read all these while that
+  // launch still runs.
+  bool early_start;
 };
 
-// The tiles through which the Hopper kernel reads a pool: made once for each pool (an encoded CUtensorMap).
+// The tiles through which the Hopper kernel reads a pool: made once for each pool (an encoded
+// CUtensorMap).
 struct alignas(64) KvTensorMap {
   uint64_t opaque[16];
 };

@@ -19,7 +19,8 @@ __device__ float WarpSum(float x) {
   return x;
 }
 
-// Each warp takes every kWarps-th page of the segment, a lane d/32 dimensions; query heads one after the other.
+// Each warp takes every kWarps-th page of the segment, a lane d/32 dimensions; query heads one
+// after the other.
 template <class Kv, int kDim>
 __global__ void __launch_bounds__(kWarps * 32) DecodeSimpleKernel(DecodeAttentionParams p) {
   constexpr int kPerLane = kDim / 32;
@@ -33,8 +34,7 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeSimpleKernel(DecodeAttentio
   Segment segment;
   while (walker.Next(&segment)) {
     const int token = segment.entry / p.num_kv_heads, kv_head = segment.entry % p.num_kv_heads;
-    const int32_t* ids =
-        p.kv.page_table + int64_t{segment.table_row} * p.kv.max_pages_per_row;
+    const int32_t* ids = p.kv.page_table + int64_t{segment.table_row} * p.kv.max_pages_per_row;
     for (int head = 0; head < group; ++head) {
       const int q_head = kv_head * group + head;
       float q[kPerLane], out[kPerLane] = {};
@@ -86,12 +86,22 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeSimpleKernel(DecodeAttentio
 
 template <class Kv>
 void Launch(const DecodeAttentionParams& params, cudaStream_t stream) {
-  auto run = [&](auto kernel) { kernel<<<params.plan.num_ranges, kWarps * 32, 0, stream>>>(params); };
+  auto run = [&](auto kernel) {
+    kernel<<<params.plan.num_ranges, kWarps * 32, 0, stream>>>(params);
+  };
   switch (params.kv.head_dim) {
-    case 64: run(DecodeSimpleKernel<Kv, 64>); break;
-    case 96: run(DecodeSimpleKernel<Kv, 96>); break;
-    case 128: run(DecodeSimpleKernel<Kv, 128>); break;
-    case 256: run(DecodeSimpleKernel<Kv, 256>); break;
+    case 64:
+      run(DecodeSimpleKernel<Kv, 64>);
+      break;
+    case 96:
+      run(DecodeSimpleKernel<Kv, 96>);
+      break;
+    case 128:
+      run(DecodeSimpleKernel<Kv, 128>);
+      break;
+    case 256:
+      run(DecodeSimpleKernel<Kv, 256>);
+      break;
     default:
       std::fprintf(stderr, "decode attention: head_dim %d\n", params.kv.head_dim);
       std::abort();

@@ -9,16 +9,20 @@
 #include "ops/cuda/decode_segments.cuh"
 #include "ops/cuda/ptx_sm90.cuh"
 
-// Decode attention on Hopper. Bound by reading K and V once: one persistent block a multiprocessor, whose eight warps
-// work alone, each on every eighth page of a segment, with a ring of pages of its own in flight (192 KiB a
-// multiprocessor; about 30 KiB would hide the latency, the rest hides changes of segment). A page comes by one
-// box of the copy engine, swizzled so that ldmatrix meets no bank conflicts. Operands are swapped,
-// S^T = K Q^T and O^T += V^T P^T, since a group of query heads fills N = 8, not M = 16.
+// Decode attention on Hopper. Bound by reading K and V once: one persistent block a multiprocessor,
+// whose eight warps work alone, each on every eighth page of a segment, with a ring of pages of its
+// own in flight (192 KiB a multiprocessor; about 30 KiB would hide the latency, the rest hides
+// changes of segment). What they leave at the end of a segment they add up together, but only at
+// the end of the next one: waiting for the slowest at once would empty the rings of the others. A
+// page comes by one box of the copy engine, swizzled so that ldmatrix meets no bank conflicts.
+// Operands are swapped, S^T = K Q^T and O^T += V^T P^T, since a group of query heads fills N = 8,
+// not M = 16.
 namespace tangram::ops::cuda {
 namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
+constexpr int kSoloPages = 4;         // of a segment that one warp does alone
 constexpr int kHeads = 8;             // columns of a product: query heads of a KV head, padded
 constexpr int kSwizzleBytes = 128;    // a swizzled row: one half of d=128 in bf16
 constexpr int kRingBytes = 24 << 10;  // of a warp
@@ -31,7 +35,7 @@ struct Shape {
   static constexpr int kHalfBytes = 2 * kPageTokens * kSwizzleBytes;  // rows: K's tokens, then V's
   static constexpr int kPageBytes = kHalves * kHalfBytes;
   static constexpr int kStages = kRingBytes / kPageBytes;
-  static constexpr int kSteps = kDim / 16;  // of 16 dimensions
+  static constexpr int kSteps = kDim / 16;     // of 16 dimensions
   static constexpr int kOutStride = kDim + 4;  // no bank conflicts between heads
 };
 
@@ -40,59 +44,108 @@ struct Shared {
   using S = Shape<Kv, kDim>;
   alignas(1024) uint8_t pages[kWarps][S::kStages][S::kPageBytes];
   uint64_t full[kWarps][S::kStages];
+  uint64_t stored[2];  // all warps have left their sums in the buffer
   float out[kWarps][kHeads][S::kOutStride];
   float2 max_sum[kWarps][kHeads];
 };
 
-// The order in which a warp's pages are copied; runs ahead of the arithmetic. Page ids are read 32 at a time, one
-// a lane, and a batch ahead.
+// A warp's part of a segment: pages first_page, first_page + step, ... A short segment is one
+// warp's alone, a longer one is dealt to all warps of the block, page by page. Turns go round over
+// the whole range, so that short segments keep all warps busy; sums are made in relative order, so
+// their bits depend on the segment alone.
+struct Task {
+  Segment segment;
+  bool solo;
+  int first_page, step;
+  int first_warp;  // the one that took the segment's first page
+};
+
+// Walks the tasks of one warp in order; the whole block passes the same shared segments in the same
+// order.
+class TaskWalker {
+ public:
+  __device__ TaskWalker(const LayerPlan& plan, int range, int warp)
+      : walker_(plan, range), warp_(warp) {}
+
+  __device__ bool Next(Task* task) {
+    while (walker_.Next(&task->segment)) {
+      const int pages = task->segment.end_page - task->segment.first_page;
+      const int relative = (warp_ - turn_) & (kWarps - 1);
+      task->solo = pages <= kSoloPages;
+      task->step = task->solo ? 1 : kWarps;
+      task->first_page = task->segment.first_page + (task->solo ? 0 : relative);
+      task->first_warp = turn_ & (kWarps - 1);
+      turn_ += task->solo ? 1 : pages;
+      if (!task->solo || relative == 0) return true;
+    }
+    return false;
+  }
+
+ private:
+  SegmentWalker walker_;
+  int warp_;
+  int turn_ = 0;
+};
+
+// The order in which a warp's pages are copied; runs ahead of the arithmetic. Page ids are read 32
+// at a time, one a lane, and a batch ahead.
 class PageFeed {
  public:
   __device__ PageFeed(const DecodeAttentionParams& p, int range)
-      : kv_(p.kv), walker_(p.plan, range), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {
-    NextSegment();
+      : kv_(p.kv), walker_(p.plan, range, threadIdx.x / 32), lane_(threadIdx.x % 32) {
+    NextTask();
     LoadBatch();
   }
 
-  // The next virtual page, the same in all lanes, or -1.
-  __device__ int Next() {
+  // The next virtual page, the same in all lanes, or -1. `last`: it ends its row, where this step's
+  // token is.
+  __device__ int Next(bool* last) {
     if (position_ == 32) {
       page_ = next_id_ < 0 ? -1 : next_id_ * kv_.group_size + next_column_;
+      last_ = next_last_;
       LoadBatch();
       position_ = 0;
     }
+    *last = last_ >> position_ & 1;
     return __shfl_sync(~0u, page_, position_++);
   }
 
  private:
-  __device__ void NextSegment() {
-    more_ = walker_.Next(&segment_);
-    next_page_ = segment_.first_page + warp_;
+  __device__ void NextTask() {
+    more_ = walker_.Next(&task_);
+    next_page_ = task_.first_page;
   }
+  // One load for the whole batch, whatever segments it spans.
   __device__ void LoadBatch() {
-    next_id_ = -1;
+    const int32_t* id = nullptr;
+    bool last = false;
     for (int filled = 0; filled < 32 && more_;) {
-      const int left = (segment_.end_page - next_page_ + kWarps - 1) / kWarps;
+      const Segment& segment = task_.segment;
+      const int left = (segment.end_page - next_page_ + task_.step - 1) / task_.step;
       const int take = max(0, min(32 - filled, left));
       if (lane_ >= filled && lane_ < filled + take) {
-        const int page = next_page_ + (lane_ - filled) * kWarps;
-        next_id_ = kv_.page_table[int64_t{segment_.table_row} * kv_.max_pages_per_row + page];
-        next_column_ = segment_.column;
+        const int page = next_page_ + (lane_ - filled) * task_.step;
+        id = kv_.page_table + int64_t{segment.table_row} * kv_.max_pages_per_row + page;
+        next_column_ = segment.column;
+        last = (page + 1) * kPageTokens >= segment.num_tokens;
       }
       filled += take;
-      next_page_ += take * kWarps;
-      if (next_page_ >= segment_.end_page) NextSegment();
+      next_page_ += take * task_.step;
+      if (next_page_ >= segment.end_page) NextTask();
     }
+    next_id_ = id != nullptr ? *id : -1;
+    next_last_ = __ballot_sync(~0u, last);
   }
 
   const KvView& kv_;
-  SegmentWalker walker_;
-  Segment segment_ = {};
+  TaskWalker walker_;
+  Task task_ = {};
   bool more_;
-  int warp_, lane_;
-  int next_page_;  // of this warp in segment_
+  int lane_;
+  int next_page_;
   int position_ = 32;
   int page_ = -1, next_id_, next_column_ = 0;
+  unsigned last_ = 0, next_last_ = 0;
 };
 
 __device__ uint32_t PackBf16(float low, float high) {
@@ -111,9 +164,10 @@ __device__ void WidenFp8(uint32_t bytes, uint32_t& low, uint32_t& high) {
       : "r"(bytes));
 }
 
-// Arithmetic of one warp over pages in shared memory. Lane l: tokens l/4 and l/4 + 8 of S^T; dimensions by
-// l/4 of O^T; heads 2*(l%4) and the next of both. fp8 becomes f16; contractions may run in any order of
-// dimensions, and the rows of O^T in any order too, so fp8 needs no shuffles but one byte permutation of V.
+// Arithmetic of one warp over pages in shared memory. Lane l: tokens l/4 and l/4 + 8 of S^T;
+// dimensions by l/4 of O^T; heads 2*(l%4) and the next of both. fp8 becomes f16; contractions may
+// run in any order of dimensions, and the rows of O^T in any order too, so fp8 needs no shuffles
+// but one byte permutation of V.
 template <class Kv, int kDim>
 class WarpAttention {
   using S = Shape<Kv, kDim>;
@@ -130,8 +184,8 @@ class WarpAttention {
     Query query;
     const int group = p.num_q_heads / p.num_kv_heads;
     const int head = lane_ / 4, c = lane_ % 4;
-    const __nv_bfloat16* q = p.q + entry / p.num_kv_heads * p.q_stride +
-                             (entry % p.num_kv_heads * group + head) * kDim;
+    const __nv_bfloat16* q =
+        p.q + entry / p.num_kv_heads * p.q_stride + (entry % p.num_kv_heads * group + head) * kDim;
 #pragma unroll
     for (int step = 0; step < S::kSteps; ++step) {
       if (head >= group) {
@@ -158,7 +212,8 @@ class WarpAttention {
     }
   }
 
-  // One page, of which the first `valid` tokens count; what lies behind them may be anything, NaN too.
+  // One page, of which the first `valid` tokens count; what lies behind them may be anything, NaN
+  // too.
   __device__ void AddPage(uint32_t page, const Query& query, int valid, float scale_log2) {
     float logits[4] = {};
     Logits(page, query, logits);
@@ -175,30 +230,62 @@ class WarpAttention {
     Values(page + kPageTokens * kSwizzleBytes, weights, keep);
   }
 
-  // Leaves the warp's sums in shared memory.
-  __device__ void Store(float (*out)[S::kOutStride], float2* max_sum) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int step = 4; step < 32; step *= 2) sum_[i] += __shfl_xor_sync(~0u, sum_[i], step);
-    }
+  // Leaves the warp's sums of the first `heads` columns in shared memory, from column `first` on.
+  __device__ void Store(float (*out)[S::kOutStride], float2* max_sum, int first, int heads) {
+    ReduceSums();
     const int head = 2 * (lane_ % 4);
+    if (head >= heads) return;
     if (lane_ < 4) {
-      max_sum[head] = {max_[0], sum_[0]};
-      max_sum[head + 1] = {max_[1], sum_[1]};
+      max_sum[first + head] = {max_[0], sum_[0]};
+      max_sum[first + head + 1] = {max_[1], sum_[1]};
     }
 #pragma unroll
     for (int step = 0; step < S::kSteps; ++step) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = lane_ / 4;
-        const int dim = step * 16 + (kFp8 ? 2 * row + i / 2 : row + i / 2 * 8);
-        out[head + i % 2][dim] = out_[step][i];
+      for (int i = 0; i < 4; ++i) out[first + head + i % 2][Dim(step, i)] = out_[step][i];
+    }
+  }
+
+  // Writes the result of a segment that this warp did alone.
+  __device__ void WriteSolo(const DecodeAttentionParams& p, const Segment& segment) {
+    ReduceSums();
+    const int group = p.num_q_heads / p.num_kv_heads;
+    const bool whole = segment.partial_slot < 0;
+    const int64_t first_row = int64_t{whole ? segment.entry : segment.partial_slot} * group;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int head = 2 * (lane_ % 4) + h;
+      if (head >= group) continue;
+      const int64_t row = first_row + head;
+      if (!whole && lane_ < 4) p.partial_max_sum[row] = {max_[h], sum_[h]};
+      const float inverse = 1 / sum_[h];
+#pragma unroll
+      for (int step = 0; step < S::kSteps; ++step) {
+#pragma unroll
+        for (int i = h; i < 4; i += 2) {
+          if (whole) {
+            p.out[row * kDim + Dim(step, i)] = __float2bfloat16(out_[step][i] * inverse);
+          } else {
+            p.partial_out[row * kDim + Dim(step, i)] = out_[step][i];
+          }
+        }
       }
     }
   }
 
  private:
+  __device__ void ReduceSums() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) sum_[i] += __shfl_xor_sync(~0u, sum_[i], step);
+    }
+  }
+  // The dimension that register i of a step holds.
+  __device__ int Dim(int step, int i) const {
+    const int row = lane_ / 4;
+    return step * 16 + (kFp8 ? 2 * row + i / 2 : row + i / 2 * 8);
+  }
   __device__ static uint32_t ToF16(uint32_t bf16_pair) {
     const __nv_bfloat162 pair = *reinterpret_cast<const __nv_bfloat162*>(&bf16_pair);
     return PackF16(__low2float(pair), __high2float(pair));
@@ -285,7 +372,8 @@ class WarpAttention {
         ptx::LoadMatricesTransposed(raw, Chunk(values, row, step + odd));
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          // Bytes (token 0: dims 0, 1; token 1: dims 0, 1) to (dim 0: tokens 0, 1; dim 1: tokens 0, 1).
+          // Bytes (token 0: dims 0, 1; token 1: dims 0, 1) to (dim 0: tokens 0, 1; dim 1: tokens 0,
+          // 1).
           const uint32_t early = __byte_perm(raw[2 * half] & keep[0], 0, 0x3120);
           const uint32_t late = __byte_perm(raw[2 * half + 1] & keep[1], 0, 0x3120);
           WidenFp8(early, a[0], a[1]);
@@ -310,36 +398,81 @@ class WarpAttention {
   float out_[S::kSteps][4];
 };
 
-// Adds up the warps' sums and writes the segment's result.
+// Adds up the warps' sums, in relative order, and writes the segment's result; all warps take a
+// share.
 template <class Kv, int kDim>
-__device__ void WriteSegment(const DecodeAttentionParams& p, const Segment& segment,
+__device__ void MergeSegment(const DecodeAttentionParams& p, const Task& task, int first_column,
                              const Shared<Kv, kDim>& shared) {
   const int group = p.num_q_heads / p.num_kv_heads;
-  for (int i = threadIdx.x; i < group * kDim / 2; i += kThreads) {
-    const int head = i / (kDim / 2), dim = i % (kDim / 2) * 2;
+  const int slot = task.segment.partial_slot;
+  const int64_t first_row = int64_t{slot < 0 ? task.segment.entry : slot} * group;
+  for (int j = threadIdx.x; j < group * kDim / 2; j += kThreads) {
+    const int head = j / (kDim / 2), dim = j % (kDim / 2) * 2;
     float maximum = -INFINITY, sum = 0;
     float2 result = {0, 0};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) maximum = fmaxf(maximum, shared.max_sum[w][head].x);
-#pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const float2 max_sum = shared.max_sum[w][head];
-      const float weight = max_sum.y > 0 ? exp2f(max_sum.x - maximum) : 0;
-      const float2 out = *reinterpret_cast<const float2*>(&shared.out[w][head][dim]);
+      maximum = fmaxf(maximum, shared.max_sum[w][first_column + head].x);
+    }
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) {
+      const int w = (task.first_warp + i) & (kWarps - 1);
+      const float2 max_sum = shared.max_sum[w][first_column + head];
+      const float weight = exp2f(max_sum.x - maximum);  // 0 of a warp without pages
+      const float2 out = *reinterpret_cast<const float2*>(&shared.out[w][first_column + head][dim]);
       sum += weight * max_sum.y;
       result.x += weight * out.x;
       result.y += weight * out.y;
     }
-    if (segment.partial_slot < 0) {
-      const int64_t row = int64_t{segment.entry} * group + head;  // entry = t*Hkv + h
-      *reinterpret_cast<uint32_t*>(p.out + row * kDim + dim) = PackBf16(result.x / sum, result.y / sum);
+    const int64_t row = first_row + head;
+    if (slot < 0) {
+      *reinterpret_cast<uint32_t*>(p.out + row * kDim + dim) =
+          PackBf16(result.x / sum, result.y / sum);
     } else {
-      const int64_t row = int64_t{segment.partial_slot} * group + head;
       *reinterpret_cast<float2*>(p.partial_out + row * kDim + dim) = result;
       if (dim == 0) p.partial_max_sum[row] = {maximum, sum};
     }
   }
 }
+
+// The shared segment whose sums are stored but not added up yet. Two buffers suffice: who stores
+// into one has merged the other, which needed all warps' sums, stored after each had merged the
+// buffer's last use.
+template <class Kv, int kDim>
+class PendingMerge {
+ public:
+  __device__ PendingMerge(const DecodeAttentionParams& p, Shared<Kv, kDim>& shared)
+      : p_(p), shared_(shared), buffers_(p.num_q_heads / p.num_kv_heads <= kHeads / 2 ? 2 : 1) {}
+
+  __device__ void Finish() {
+    if (!pending_) return;
+    ptx::WaitBarrierToken(ptx::SharedAddress(&shared_.stored[buffer_]), token_);
+    MergeSegment(p_, task_, buffer_ * (kHeads / 2), shared_);
+    pending_ = false;
+    if (buffers_ == 1)
+      __syncthreads();  // large groups of query heads fill all columns: no second buffer
+  }
+
+  __device__ void Start(const Task& task, WarpAttention<Kv, kDim>& attention) {
+    Finish();
+    buffer_ = (buffer_ + 1) % buffers_;
+    const int warp = threadIdx.x / 32;
+    attention.Store(shared_.out[warp], shared_.max_sum[warp], buffer_ * (kHeads / 2),
+                    kHeads / buffers_);
+    token_ = ptx::ArriveToken(ptx::SharedAddress(&shared_.stored[buffer_]));
+    task_ = task;
+    pending_ = true;
+  }
+
+ private:
+  const DecodeAttentionParams& p_;
+  Shared<Kv, kDim>& shared_;
+  Task task_;
+  uint64_t token_;
+  int buffers_;
+  int buffer_ = 0;
+  bool pending_ = false;
+};
 
 template <class Kv, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -349,53 +482,69 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) uint8_t raw_shared[];
   Shared<Kv, kDim>& shared = *reinterpret_cast<Shared<Kv, kDim>*>(raw_shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kWarps * S::kStages; ++i) {
+      ptx::InitBarrier(ptx::SharedAddress(&shared.full[0][0] + i), 1);
+    }
+    for (uint64_t& stored : shared.stored) ptx::InitBarrier(ptx::SharedAddress(&stored), kThreads);
+    ptx::FenceBarrierInit();
+    ptx::PrefetchTensorMap(&map);
+  }
+  __syncthreads();
   const uint32_t pages = ptx::SharedAddress(shared.pages[warp]);
   const uint32_t full = ptx::SharedAddress(shared.full[warp]);
-  if (lane == 0) {
-    for (int stage = 0; stage < S::kStages; ++stage) ptx::InitBarrier(full + 8 * stage, 1);
-    ptx::FenceBarrierInit();
-  }
-  __syncwarp();
-
+  bool waited = !p.early_start;
+  if (waited) cudaGridDependencySynchronize();
   const uint64_t policy = ptx::EvictFirstPolicy();
   PageFeed feed(p, blockIdx.x);
   auto start_copy = [&](int stage) {
-    const int page = feed.Next();
+    bool last;
+    const int page = feed.Next(&last);
+    if (last && !waited) {
+      cudaGridDependencySynchronize();
+      waited = true;
+    }
     if (lane == 0 && page >= 0) {
       ptx::ArriveExpectBytes(full + 8 * stage, S::kPageBytes);
       ptx::CopyBox4(pages + stage * S::kPageBytes, &map, page, full + 8 * stage, policy);
     }
   };
   for (int stage = 0; stage < S::kStages; ++stage) start_copy(stage);
+  if (!waited) cudaGridDependencySynchronize();
+  waited = true;
+  cudaTriggerProgrammaticLaunchCompletion();  // the combine may take its place
 
   WarpAttention<Kv, kDim> attention;
-  SegmentWalker walker(p.plan, blockIdx.x);
-  Segment segment, next;
-  bool more = walker.Next(&segment);
+  TaskWalker walker(p.plan, blockIdx.x, warp);
+  Task task, next;
+  bool more = walker.Next(&task);
   typename WarpAttention<Kv, kDim>::Query query, next_query;
-  if (more) query = attention.LoadQuery(p, segment.entry);
+  if (more) query = attention.LoadQuery(p, task.segment.entry);
   const float scale_log2 = p.scale * kLog2E;
   int stage = 0;
   uint32_t parity = 0;
+  PendingMerge<Kv, kDim> merge(p, shared);
   while (more) {
     more = walker.Next(&next);
-    if (more) next_query = attention.LoadQuery(p, next.entry);  // in flight meanwhile
+    if (more) next_query = attention.LoadQuery(p, next.segment.entry);  // in flight meanwhile
     attention.Reset();
-    for (int page = segment.first_page + warp; page < segment.end_page; page += kWarps) {
+    for (int page = task.first_page; page < task.segment.end_page; page += task.step) {
       ptx::WaitBarrier(full + 8 * stage, parity);
-      const int valid = segment.num_tokens - page * kPageTokens;
+      const int valid = task.segment.num_tokens - page * kPageTokens;
       attention.AddPage(pages + stage * S::kPageBytes, query, valid, scale_log2);
       __syncwarp();  // all lanes have read the page
       start_copy(stage);
       if (++stage == S::kStages) stage = 0, parity ^= 1;
     }
-    attention.Store(shared.out[warp], shared.max_sum[warp]);
-    __syncthreads();
-    WriteSegment(p, segment, shared);
-    __syncthreads();
-    segment = next;
+    if (task.solo) {
+      attention.WriteSolo(p, task.segment);
+    } else {
+      merge.Start(task, attention);
+    }
+    task = next;
     query = next_query;
   }
+  merge.Finish();
 }
 
 template <class Kv, int kDim>
@@ -408,9 +557,18 @@ void Launch(const DecodeAttentionParams& params, const KvTensorMap& map, cudaStr
     return true;
   }();
   (void)configured;
-  kernel<<<params.plan.num_ranges, kThreads, kShared, stream>>>(
-      *reinterpret_cast<const CUtensorMap*>(&map), params);
-  TANGRAM_CUDA_CHECK_LAUNCH();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = params.plan.num_ranges;
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = kShared;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  TANGRAM_CUDA_CHECK(
+      cudaLaunchKernelEx(&config, kernel, *reinterpret_cast<const CUtensorMap*>(&map), params));
 }
 
 }  // namespace

@@ -1,8 +1,7 @@
-#include "ops/cuda/device.h"
-
 #include <vector>
 
 #include "ops/cuda/check.h"
+#include "ops/cuda/device.h"
 
 namespace tangram::ops::cuda {
 

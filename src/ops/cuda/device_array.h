@@ -8,7 +8,8 @@
 
 namespace tangram::ops::cuda {
 
-// Owns `size` elements of device memory, uninitialised. Copies to and from the host are synchronous.
+// Owns `size` elements of device memory, uninitialised. Copies to and from the host are
+// synchronous.
 template <class T>
 class DeviceArray {
  public:
@@ -37,8 +38,8 @@ class DeviceArray {
   }
   void Upload(const std::vector<T>& host) {
     if (host.empty()) return;
-    TANGRAM_CUDA_CHECK(cudaMemcpy(data_, host.data(), host.size() * sizeof(T),
-                                  cudaMemcpyHostToDevice));
+    TANGRAM_CUDA_CHECK(
+        cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
   }
   std::vector<T> Download() const {
     std::vector<T> host(size_);

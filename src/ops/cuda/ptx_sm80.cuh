@@ -9,8 +9,8 @@ __device__ inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Four 8x8 matrices of 16-bit elements; lane i gives the row i%8 of matrix i/8. A lane receives, of each, row lane/4,
-// elements 2*(lane%4) and the next.
+// Four 8x8 matrices of 16-bit elements; lane i gives the row i%8 of matrix i/8. A lane receives, of
+// each, row lane/4, elements 2*(lane%4) and the next.
 __device__ inline void LoadMatrices(uint32_t (&out)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])

@@ -19,6 +19,25 @@ __device__ inline void ArriveExpectBytes(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+// Arrives, and returns the phase to wait for.
+__device__ inline uint64_t ArriveToken(uint32_t barrier) {
+  uint64_t token;
+  asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%1];" : "=l"(token) : "r"(barrier) : "memory");
+  return token;
+}
+__device__ inline void WaitBarrierToken(uint32_t barrier, uint64_t token) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "WAIT:\n"
+      "mbarrier.try_wait.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\n"
+      "bra WAIT;\n"
+      "DONE:\n"
+      "}" ::"r"(barrier),
+      "l"(token)
+      : "memory");
+}
 __device__ inline void WaitBarrier(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -40,6 +59,9 @@ __device__ inline uint64_t EvictFirstPolicy() {
   return policy;
 }
 
+__device__ inline void PrefetchTensorMap(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 // Starts the copy of the box at (0, 0, 0, `index`) of a 4-d tensor map; completes on `barrier`.
 __device__ inline void CopyBox4(uint32_t destination, const void* map, int index, uint32_t barrier,
                                 uint64_t policy) {

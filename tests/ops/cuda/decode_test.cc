@@ -18,8 +18,8 @@ using ops::cuda::SplitMode;
 
 float RoundBf16(float x) { return static_cast<float>(static_cast<__nv_bfloat16>(x)); }
 
-// Attention of one query over `kv` [tokens][K, V][d] in float64; `rounded`: as a bf16 implementation would round,
-// weights and result to bf16 and the rest in f32.
+// Attention of one query over `kv` [tokens][K, V][d] in float64; `rounded`: as a bf16
+// implementation would round, weights and result to bf16 and the rest in f32.
 std::vector<double> Attend(const float* q, const std::vector<float>& kv, int d, bool rounded) {
   const int tokens = static_cast<int>(kv.size()) / (2 * d);
   std::vector<double> logits(tokens), out(d, 0.0);
