@@ -1,15 +1,35 @@
 #include "base/log.h"
 
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+
+#include <cctype>
+#include <memory>
 
 namespace tangram {
 namespace {
 
+// The level in capitals, as operators grep it; spdlog's own flag has it in small letters.
+class CapitalLevel final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& out) override {
+    for (char c : spdlog::level::to_string_view(message.level)) {
+      out.push_back(static_cast<char>(std::toupper(c)));
+    }
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<CapitalLevel>();
+  }
+};
+
 spdlog::logger& Logger() {
   static auto logger = [] {
     auto made = spdlog::stdout_logger_mt("tangram");
-    made->set_pattern("%l %m-%d %H:%M:%S %v");
+    auto formatter = std::make_unique<spdlog::pattern_formatter>();
+    formatter->add_flag<CapitalLevel>('L').set_pattern("%L %m-%d %H:%M:%S %v");
+    made->set_formatter(std::move(formatter));
     made->flush_on(spdlog::level::info);
     return made;
   }();

@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <cmath>
+
 #include "engine/engine_loop.h"
 
 namespace tangram {
@@ -15,14 +17,8 @@ SchedulerConfig MakeSchedulerConfig(const EngineConfig& config, const ModelRunne
   made.num_pages = runner.kv().num_pages();
   made.enable_prefix_caching = config.enable_prefix_caching;
   made.priority_policy = config.priority_policy;
+  made.window = config.compression.window;
   return made;
-}
-
-// Boundaries of the one table that keeps everything; nothing happens there.
-constexpr int kFullTableChunk = 256;
-
-std::vector<RetentionTable> MakeTables(const ModelRunner& runner) {
-  return {RetentionTable::Full(runner.kv().layout().heads.num_rows(), kFullTableChunk)};
 }
 
 SamplingParams DefaultSampling(const GenerationDefaults& given) {
@@ -51,6 +47,14 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner) {
   info.num_pages = runner.kv().num_pages();
   info.capacity_tokens = info.num_pages / info.num_rows * info.page_size;
   info.kv_cache_dtype = DTypeName(layout.dtype);
+  info.compression = config.compression;
+  info.peak_pages_full = runner.tables().front().PeakPages(0, info.max_model_len, info.page_size);
+  info.peak_pages = info.peak_pages_full;
+  for (const RetentionTable& table : runner.tables()) {
+    if (table.percent() == std::lround(config.compression.ratio * 100)) {
+      info.peak_pages = table.PeakPages(0, info.max_model_len, info.page_size);
+    }
+  }
   info.default_sampling = DefaultSampling(model.generation);
   info.default_max_tokens = model.generation.max_new_tokens.value_or(0);
   return info;
@@ -72,7 +76,7 @@ Status CheckConfig(const EngineConfig& c) {
 Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config) {
   TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
   TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config));
-  Scheduler scheduler(MakeSchedulerConfig(config, *runner), MakeTables(*runner));
+  Scheduler scheduler(MakeSchedulerConfig(config, *runner), runner->tables());
   EngineInfo info = MakeInfo(config, *runner);
   return std::make_unique<EngineLoop>(config, std::move(info), std::move(runner),
                                       std::move(scheduler));

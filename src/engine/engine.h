@@ -25,8 +25,9 @@ struct EngineConfig {
   int page_group_size = 0;            // 0: 4, or the largest divisor of L*Hkv below it
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0.5;
-  int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
-  CompressionConfig compression;
+  int64_t num_pages_override = 0;   // in blocks of other servers: G pages each; 0: none
+  CompressionConfig compression;    // its ratio is the default of requests
+  std::string compression_profile;  // file of `tangram calibrate`; needed with a ratio below 1
   bool enable_prefix_caching = true;
   bool priority_policy = false;
   int num_threads = 0;             // 0: the cores this process may use
@@ -55,6 +56,9 @@ struct EngineInfo {
   int64_t num_pages = 0;
   int64_t capacity_tokens = 0;  // num_pages * page_size / num_rows
   std::string kv_cache_dtype;
+  CompressionConfig compression;  // as resolved
+  int64_t peak_pages_full = 0,
+          peak_pages = 0;  // of one request of max_model_len, at ratio 1 and at the default's
   // generation_config.json's sampling defaults, in SamplingParams' terms.
   SamplingParams default_sampling;
   int default_max_tokens = 0;  // 0: none

@@ -72,6 +72,15 @@ EngineStats EngineLoop::Stats() const {
 }
 
 Status EngineLoop::CheckRequest(const Request& request) const {
+  if (!scheduler_.HasTable(request.compression_percent())) {
+    return MakeError(
+        ErrorKind::kInvalidArgument,
+        fmt::format("compression_ratio {:.2f} is not served: {}", request.compression_ratio,
+                    info_.compression.enabled()
+                        ? "it is below the smallest that the profile was measured at, or above 1"
+                        : "this server compresses nothing (see --enable-compression)"),
+        "compression_ratio");
+  }
   const auto size = static_cast<int64_t>(request.prompt.size());
   if (size == 0) return MakeError(ErrorKind::kInvalidArgument, "the prompt is empty", "prompt");
   for (TokenId id : request.prompt) {

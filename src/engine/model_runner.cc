@@ -18,30 +18,6 @@ Result<DType> KvDType(const std::string& name) {
       "kv_cache_dtype");
 }
 
-// The group size that was asked for if it divides the model's heads, or the default.
-Result<int> GroupSize(const ModelConfig& model, int wanted) {
-  const int num_heads = model.num_layers * model.num_key_value_heads;
-  constexpr int kDefault = 4;
-  if (wanted == 0) {
-    const int size = HeadGroupMap::ValidGroupSize(num_heads, kDefault);
-    if (size != kDefault) {
-      LogInfo(
-          "--page-group-size: {} instead of {}, the largest below it that divides the model's "
-          "{} KV heads",
-          size, kDefault, num_heads);
-    }
-    return size;
-  }
-  if (wanted < 0 || num_heads % wanted != 0) {
-    return MakeError(
-        ErrorKind::kInvalidArgument,
-        fmt::format("--page-group-size {} does not divide the model's {} KV heads; {} does", wanted,
-                    num_heads, HeadGroupMap::ValidGroupSize(num_heads, std::max(1, wanted))),
-        "page_group_size");
-  }
-  return wanted;
-}
-
 Result<int> MaxModelLen(const ModelConfig& model, int wanted) {
   const int longest = model.max_position_embeddings;
   if (wanted > longest) {
@@ -69,19 +45,21 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   TANGRAM_ASSIGN_OR_RETURN(runner->model_, LoadModel(config.model_path, load, *runner->backend_));
   const ModelConfig& model = runner->model_->config();
   TANGRAM_ASSIGN_OR_RETURN(runner->max_model_len_, MaxModelLen(model, config.max_model_len));
-  TANGRAM_ASSIGN_OR_RETURN(const int group_size, GroupSize(model, config.page_group_size));
   TANGRAM_ASSIGN_OR_RETURN(const DType dtype, KvDType(config.kv_cache_dtype));
-  KvLayout layout{dtype, config.page_size, model.head_dim,
-                  HeadGroupMap::Natural(model.num_layers, model.num_key_value_heads, group_size)};
+  TANGRAM_ASSIGN_OR_RETURN(
+      runner->plan_,
+      PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_));
+  KvLayout layout{dtype, config.page_size, model.head_dim, runner->plan_->heads};
   TANGRAM_ASSIGN_OR_RETURN(const int64_t pages,
                            PoolPages(config, layout, runner->max_model_len_, AvailableMemory()));
   TANGRAM_ASSIGN_OR_RETURN(auto kv, KvStorage::Create(*runner->backend_, std::move(layout), pages));
   runner->kv_ = std::make_unique<KvStorage>(std::move(kv));
   runner->batch_.emplace(runner->kv_->layout().heads.num_rows(), config.compression);
   if (config.compression.enabled()) {
-    TANGRAM_ASSIGN_OR_RETURN(runner->compressor_,
-                             Compressor::Create(*runner->backend_, *runner->kv_, config.compression,
-                                                {}, config.max_num_batched_tokens));
+    TANGRAM_ASSIGN_OR_RETURN(
+        runner->compressor_,
+        Compressor::Create(*runner->backend_, *runner->kv_, config.compression, runner->plan_->gate,
+                           config.max_num_batched_tokens));
   }
   return runner;
 }

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "engine/batch_builder.h"
+#include "engine/compression_plan.h"
 #include "engine/engine.h"
 #include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
@@ -24,6 +25,7 @@ class ModelRunner {
   const ModelConfig& model_config() const { return model_->config(); }
   const KvStorage& kv() const { return *kv_; }
   int max_model_len() const { return max_model_len_; }
+  const std::vector<RetentionTable>& tables() const { return plan_->tables; }
 
  private:
   ModelRunner() = default;
@@ -33,6 +35,7 @@ class ModelRunner {
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvStorage> kv_;
   int max_model_len_ = 0;
+  std::optional<CompressionPlan> plan_;
   std::optional<Compressor> compressor_;
   std::optional<StepBatch> batch_;
   std::vector<int32_t> copy_from_, copy_to_;

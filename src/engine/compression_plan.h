@@ -1,0 +1,30 @@
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "engine/engine.h"
+#include "kvcache/compressor.h"
+#include "model/model.h"
+#include "ops/backend.h"
+#include "paging/head_group_map.h"
+#include "paging/retention_table.h"
+
+namespace tangram {
+
+// What a server's compression is, from its options and the model's profile. Without compression:
+// heads in their natural order, and the one table that keeps everything.
+struct CompressionPlan {
+  HeadGroupMap heads;
+  std::vector<RetentionTable>
+      tables;  // full, then one for each percent from the smallest profiled ratio on
+  GateWeights gate;
+  Buffer gate_memory;  // what `gate` points into, unless the backend copied it
+};
+
+// kInvalidArgument, naming the flag, for options that do not fit each other, the model or the
+// profile.
+Result<CompressionPlan> PlanCompression(const EngineConfig& config, const Model& model,
+                                        int max_model_len, ops::Backend& backend);
+
+}  // namespace tangram
