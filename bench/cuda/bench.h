@@ -19,6 +19,7 @@ struct Benchmark {
 // One list for each family of kernels, and all of them in the order `tangram_gpu_check bench` lists
 // them.
 std::span<const Benchmark> DecodeBenchmarks();
+std::span<const Benchmark> CompressBenchmarks();
 std::vector<Benchmark> CudaBenchmarks();
 
 // Median device time of `launch(i)` in microseconds over `repeats` timed calls, i counting up from

@@ -4,7 +4,7 @@ namespace tangram::bench {
 
 std::vector<Benchmark> CudaBenchmarks() {
   std::vector<Benchmark> all;
-  for (std::span<const Benchmark> family : {DecodeBenchmarks()}) {
+  for (std::span<const Benchmark> family : {DecodeBenchmarks(), CompressBenchmarks()}) {
     all.insert(all.end(), family.begin(), family.end());
   }
   return all;

@@ -212,18 +212,27 @@ double DecodeCase::LayerBytes(int layer) const {
 std::vector<float> DecodeCase::Queries() const { return ToFloats(q_.Download()); }
 std::vector<float> DecodeCase::Output() const { return ToFloats(out_.Download()); }
 
-std::vector<float> DecodeCase::KeysValues(int layer, int sequence, int head) const {
-  const int place = Place(layer, head), d = shape_.head_dim;
-  const int tokens = EntryTokens(layer, sequence, head);
+std::vector<int64_t> DecodeCase::VirtualPages(int layer, int sequence, int head) const {
+  const int place = Place(layer, head);
   const int64_t table_row =
       int64_t{size() - 1 - sequence} * shape_.num_rows() + place / shape_.group_size;
+  std::vector<int64_t> pages(PagesFor(EntryTokens(layer, sequence, head)));
+  for (size_t i = 0; i < pages.size(); ++i) {
+    pages[i] = int64_t{host_table_[table_row * max_pages_ + i]} * shape_.group_size +
+               place % shape_.group_size;
+  }
+  return pages;
+}
+
+std::vector<float> DecodeCase::KeysValues(int layer, int sequence, int head) const {
+  const int d = shape_.head_dim, tokens = EntryTokens(layer, sequence, head);
+  const std::vector<int64_t> pages = VirtualPages(layer, sequence, head);
   std::vector<float> result(size_t{2} * tokens * d);
   std::vector<uint8_t> page(shape_.page_bytes());
   for (int t = 0; t < tokens; ++t) {
     if (t % kPageTokens == 0) {
-      const int64_t id = host_table_[table_row * max_pages_ + t / kPageTokens];
-      const int64_t virtual_page = id * shape_.group_size + place % shape_.group_size;
-      TANGRAM_CUDA_CHECK(cudaMemcpy(page.data(), pool_.data() + virtual_page * page.size(),
+      TANGRAM_CUDA_CHECK(cudaMemcpy(page.data(),
+                                    pool_.data() + pages[t / kPageTokens] * page.size(),
                                     page.size(), cudaMemcpyDeviceToHost));
     }
     for (int kv = 0; kv < 2; ++kv) {

@@ -58,6 +58,9 @@ class DecodeCase {
   // Copies of device memory, for references.
   std::vector<float> Queries() const;                                      // [T, Hq, d]
   std::vector<float> KeysValues(int layer, int sequence, int head) const;  // [tokens][K, V][d]
+  // Of the row that holds the head.
+  std::vector<int64_t> VirtualPages(int layer, int sequence, int head) const;
+  int64_t num_virtual_pages() const { return num_pages_ * shape_.group_size; }
   std::vector<uint8_t> Pool() const { return pool_.Download(); }
   std::vector<float> Output() const;  // [T, Hq, d]
   void PoisonOutputs();

@@ -114,7 +114,7 @@ float GraphMicroseconds(int count, int replays,
   auto replay = [&](int, cudaStream_t timed) { TANGRAM_CUDA_CHECK(cudaGraphLaunch(exec, timed)); };
   // The clocks take their time to rise again after the host has prepared a case.
   const int warmup =
-      static_cast<int>(std::min(200.0f, 60000 / MedianMicroseconds(1, 1, replay))) + 1;
+      static_cast<int>(std::min(1000.0f, 150000 / MedianMicroseconds(1, 1, replay))) + 1;
   const float us = MedianMicroseconds(warmup, replays, replay);
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);

@@ -1,0 +1,276 @@
+#include <algorithm>
+
+#include "ops/cuda/check.h"
+#include "ops/cuda/compress.h"
+#include "ops/cuda/compress_row.cuh"
+
+namespace tangram::ops::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kWarps = kThreads / 32;
+constexpr int kBins = 2048;
+constexpr int kInFlight = 4;  // 16-byte vectors of a thread on their way
+
+// A float as an integer of the same order; NaN lowest.
+__device__ uint32_t OrderedKey(float score) {
+  if (isnan(score)) return 0;
+  const uint32_t bits = __float_as_uint(score);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+struct Pair {
+  int a, b;
+};
+
+// Exclusive sums over the threads of the block, and the totals.
+__device__ Pair BlockExclusiveSum(Pair value, Pair* total) {
+  __shared__ Pair warp_sums[kWarps];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  Pair sum = value;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int a = __shfl_up_sync(~0u, sum.a, step), b = __shfl_up_sync(~0u, sum.b, step);
+    if (lane >= step) sum.a += a, sum.b += b;
+  }
+  __syncthreads();  // the previous use of warp_sums
+  if (lane == 31) warp_sums[warp] = sum;
+  __syncthreads();
+  Pair before = {0, 0}, all = {0, 0};
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before.a += warp_sums[w].a, before.b += warp_sums[w].b;
+    all.a += warp_sums[w].a, all.b += warp_sums[w].b;
+  }
+  *total = all;
+  return {before.a + sum.a - value.a, before.b + sum.b - value.b};
+}
+
+// The keep-th largest of `keys` (1 <= keep <= size): 11, 11 and 10 bits at a time, from a histogram
+// of those that match the bits found so far.
+__device__ uint32_t Threshold(const uint32_t* keys, int size, int keep, int* bins) {
+  __shared__ uint32_t found;
+  __shared__ int left;
+  uint32_t prefix = 0, mask = 0;
+  for (int shift : {21, 10, 0}) {
+    const uint32_t digit_mask = shift == 0 ? 0x3ff : kBins - 1;
+    for (int i = threadIdx.x; i < kBins; i += kThreads) bins[i] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < size; i += kThreads) {
+      if ((keys[i] & mask) == prefix) atomicAdd(&bins[keys[i] >> shift & digit_mask], 1);
+    }
+    __syncthreads();
+    // Counted from the highest bin down, kBins / kThreads bins a thread.
+    constexpr int kPerThread = kBins / kThreads;
+    const int top = kBins - 1 - threadIdx.x * kPerThread;
+    int count = 0;
+    for (int i = 0; i < kPerThread; ++i) count += bins[top - i];
+    Pair total;
+    int above = BlockExclusiveSum({count, 0}, &total).a;
+    if (above < keep && above + count >= keep) {
+      for (int bin = top;; --bin) {
+        if (above + bins[bin] >= keep) {
+          found = bin;
+          left = keep - above;
+          break;
+        }
+        above += bins[bin];
+      }
+    }
+    __syncthreads();
+    prefix |= found << shift;
+    mask |= digit_mask << shift;
+    keep = left;
+    __syncthreads();
+  }
+  return prefix;
+}
+
+// Writes the kept candidates in order: those above the threshold, and the last of those equal to
+// it.
+__device__ void ListKept(const uint32_t* keys, int size, int keep, uint32_t threshold,
+                         uint16_t* kept) {
+  const int per_thread = (size + kThreads - 1) / kThreads;
+  const int begin = min(static_cast<int>(threadIdx.x) * per_thread, size);
+  const int end = min(begin + per_thread, size);
+  Pair count = {0, 0};
+  for (int i = begin; i < end; ++i) {
+    count.a += keys[i] > threshold;
+    count.b += keys[i] == threshold;
+  }
+  Pair total;
+  Pair before = BlockExclusiveSum(count, &total);
+  const int dropped_equal = total.b - (keep - total.a);  // the earliest of the equal ones
+  for (int i = begin; i < end; ++i) {
+    const bool equal = keys[i] == threshold;
+    if (keys[i] > threshold || (equal && before.b >= dropped_equal)) {
+      kept[before.a + max(0, before.b - dropped_equal)] = i;
+    }
+    before.a += keys[i] > threshold;
+    before.b += equal;
+  }
+}
+
+// Tokens on their way from where they were to where they stay: kVectors vectors of 16 bytes each,
+// keys then values.
+template <int kVectors>
+struct Tile {
+  static constexpr int kTokens = kThreads * kInFlight / kVectors;
+  uint4 data[kInFlight];
+  float score;
+};
+
+struct RowMemory {
+  uint4* pool;
+  float* scores;
+  const int32_t* pages;  // shared: virtual pages of the row from `first_page` on
+  int first_page;
+
+  template <int kVectors>
+  __device__ uint4* Vector(int index, int vector) const {
+    constexpr int kHalf = kVectors / 2;
+    const int64_t page = pages[index / kPageTokens - first_page];
+    const int row = vector / kHalf * kPageTokens + index % kPageTokens;
+    return pool + (page * 2 * kPageTokens + row) * kHalf + vector % kHalf;
+  }
+  __device__ float* Score(int index) const {
+    return scores + int64_t{pages[index / kPageTokens - first_page]} * kPageTokens +
+           index % kPageTokens;
+  }
+};
+
+struct Moves {
+  const uint16_t* kept;
+  int first, keep;
+  int begin, end;     // destinations
+  int window_source;  // index of the first token of the window, before
+
+  __device__ int Source(int destination) const {
+    const int i = destination - first;
+    return i < keep ? first + kept[i] : window_source + i - keep;
+  }
+};
+
+template <int kVectors>
+__device__ void LoadTile(const RowMemory& memory, const Moves& moves, int begin,
+                         Tile<kVectors>* tile) {
+#pragma unroll
+  for (int i = 0; i < kInFlight; ++i) {
+    const int j = i * kThreads + threadIdx.x;
+    const int destination = begin + j / kVectors;
+    if (destination < moves.end) {
+      tile->data[i] = *memory.Vector<kVectors>(moves.Source(destination), j % kVectors);
+    }
+  }
+  const int destination = begin + threadIdx.x;
+  if (threadIdx.x < Tile<kVectors>::kTokens && destination < moves.end) {
+    tile->score = *memory.Score(moves.Source(destination));
+  }
+}
+
+template <int kVectors>
+__device__ void StoreTile(const RowMemory& memory, const Moves& moves, int begin,
+                          const Tile<kVectors>& tile) {
+#pragma unroll
+  for (int i = 0; i < kInFlight; ++i) {
+    const int j = i * kThreads + threadIdx.x;
+    const int destination = begin + j / kVectors;
+    if (destination < moves.end) {
+      *memory.Vector<kVectors>(destination, j % kVectors) = tile.data[i];
+    }
+  }
+  const int destination = begin + threadIdx.x;
+  if (threadIdx.x < Tile<kVectors>::kTokens && destination < moves.end) {
+    *memory.Score(destination) = tile.score;
+  }
+}
+
+// One block a head. In place: kept tokens stay in order, so a token never moves up past its own
+// place, and tiles written so far lie before whatever is still to be read; within a tile all reads
+// come before all writes.
+template <int kVectors>
+__global__ void __launch_bounds__(kThreads)
+    SelectAndCompactKernel(const __grid_constant__ CompressParams p) {
+  extern __shared__ int4 shared[];
+  const CompressRow row = LoadCompressRow(p, blockIdx.x);
+  if (row.keep >= row.candidates) return;
+  uint32_t* keys = reinterpret_cast<uint32_t*>(shared);
+  int* bins = reinterpret_cast<int*>(keys + p.tables.chunk);
+  int32_t* pages = bins + kBins;
+  uint16_t* kept =
+      reinterpret_cast<uint16_t*>(pages + (p.tables.chunk + p.window) / kPageTokens + 2);
+  __shared__ int first_moved;
+
+  const int first_page = row.first / kPageTokens;
+  const int num_pages = (row.old_length + kPageTokens - 1) / kPageTokens - first_page;
+  for (int i = threadIdx.x; i < num_pages; i += kThreads) {
+    pages[i] = row.pages[first_page + i] * row.group_size + row.column;
+  }
+  if (threadIdx.x == 0) first_moved = row.keep;
+  __syncthreads();
+  const RowMemory memory = {static_cast<uint4*>(p.kv.pool), p.scores, pages, first_page};
+  for (int i = threadIdx.x; i < row.candidates; i += kThreads) {
+    keys[i] = OrderedKey(*memory.Score(row.first + i));
+  }
+  __syncthreads();
+  if (row.keep > 0) {
+    const uint32_t threshold = Threshold(keys, row.candidates, row.keep, bins);
+    ListKept(keys, row.candidates, row.keep, threshold, kept);
+    __syncthreads();
+    for (int i = threadIdx.x; i < row.keep; i += kThreads) {
+      if (kept[i] != i) {
+        atomicMin(&first_moved, i);
+        break;  // the thread's later ones moved too
+      }
+    }
+    __syncthreads();
+  }
+
+  const Moves moves = {kept,           row.first,
+                       row.keep,       row.first + first_moved,
+                       row.new_length, row.old_length - p.window};
+  Tile<kVectors> tile, next;
+  LoadTile(memory, moves, moves.begin, &tile);
+  for (int begin = moves.begin; begin < moves.end; begin += Tile<kVectors>::kTokens) {
+    LoadTile(memory, moves, begin + Tile<kVectors>::kTokens, &next);
+    __syncthreads();
+    StoreTile(memory, moves, begin, tile);
+    tile = next;
+  }
+}
+
+template <int kVectors>
+void Launch(const CompressParams& params, cudaStream_t stream) {
+  const size_t shared =
+      sizeof(uint32_t) * params.tables.chunk + sizeof(int) * kBins +
+      sizeof(int32_t) * ((params.tables.chunk + params.window) / kPageTokens + 2) +
+      sizeof(uint16_t) * params.tables.chunk;
+  TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(SelectAndCompactKernel<kVectors>,
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(shared)));
+  const int blocks = params.batch.size * params.num_layers * params.num_kv_heads;
+  SelectAndCompactKernel<kVectors><<<blocks, kThreads, shared, stream>>>(params);
+  TANGRAM_CUDA_CHECK_LAUNCH();
+}
+
+}  // namespace
+
+void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream) {
+  if (params.batch.size == 0) return;
+  const int row_bytes = params.kv.head_dim * static_cast<int>(BytesFor(params.kv.dtype, 1));
+  switch (2 * row_bytes / 16) {
+    case 8:
+      return Launch<8>(params, stream);
+    case 16:
+      return Launch<16>(params, stream);
+    case 32:
+      return Launch<32>(params, stream);
+    case 64:
+      return Launch<64>(params, stream);
+    default:
+      std::fprintf(stderr, "compaction: %d bytes of a key\n", row_bytes);
+      std::abort();
+  }
+}
+
+}  // namespace tangram::ops::cuda

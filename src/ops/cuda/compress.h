@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "ops/cuda/kv_view.h"
+
+namespace tangram::ops::cuda {
+
+// Compression at a boundary b = k*C of each sequence named (design.md section 2): a row of
+// retained(b - C) + C tokens becomes one of retained(b). The first max(sinks, retained(b - C) -
+// window) tokens are not looked at; the candidates are those behind them up to the last `window`,
+// which stay.
+struct CompressBatch {
+  int size;                 // sequences
+  const int32_t* slot;      // [size]
+  const int32_t* boundary;  // [size] k >= 1
+  const int32_t* table;     // [size] which retained table
+};
+
+struct CompressParams {
+  CompressBatch batch;
+  RetainedTables tables;
+  KvView kv;
+  float* scores;  // [virtual pages][B] a score of each token, beside the pool
+  int num_kv_heads;
+  int first_layer, num_layers;  // which layers
+  int window, sinks;
+};
+
+// Keeps the best-scored candidates (of equal ones the later), in order, and moves keys, values and
+// scores up in place. How many stay is in the tables: nothing returns to the host. NaN scores below
+// everything. C <= 65536.
+void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream);
+
+// score(t) = -cos(k_t, mean over the candidates of k/|k|), keys as stored (KeyDiff, arXiv
+// 2504.15364, with our candidates).
+void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream);
+
+}  // namespace tangram::ops::cuda

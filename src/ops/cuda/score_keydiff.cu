@@ -1,0 +1,134 @@
+#include <cuda_fp8.h>
+
+#include "ops/cuda/check.h"
+#include "ops/cuda/compress.h"
+#include "ops/cuda/compress_row.cuh"
+
+namespace tangram::ops::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kPerLane = 8;
+
+__device__ void Load8(const __nv_bfloat16* in, float (&x)[kPerLane]) {
+  const uint4 raw = *reinterpret_cast<const uint4*>(in);
+  const __nv_bfloat162* pairs = reinterpret_cast<const __nv_bfloat162*>(&raw);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = __bfloat1622float2(pairs[i]);
+    x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+  }
+}
+__device__ void Load8(const __nv_fp8_e4m3* in, float (&x)[kPerLane]) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(in);
+  const __nv_fp8x4_e4m3* quads = reinterpret_cast<const __nv_fp8x4_e4m3*>(&raw);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float4 quad = static_cast<float4>(quads[i]);
+    x[4 * i] = quad.x, x[4 * i + 1] = quad.y, x[4 * i + 2] = quad.z, x[4 * i + 3] = quad.w;
+  }
+}
+
+// One block a head, kDim/8 lanes a token. The first pass adds up the unit keys, each lane group its
+// own tokens in order and the groups in order, so that the sum does not depend on when blocks run;
+// the second reads the keys again, from L2 for the most part.
+template <class Kv, int kDim>
+__global__ void __launch_bounds__(kThreads)
+    ScoreKeyDiffKernel(const __grid_constant__ CompressParams p) {
+  constexpr int kLanes = kDim / kPerLane, kGroups = kThreads / kLanes;
+  __shared__ float sums[kGroups][kDim];
+  __shared__ float mean[kDim];
+  const CompressRow row = LoadCompressRow(p, blockIdx.x);
+  if (row.keep >= row.candidates) return;
+  const int group = threadIdx.x / kLanes, first = threadIdx.x % kLanes * kPerLane;
+  const Kv* pool = static_cast<const Kv*>(p.kv.pool) + first;
+  auto load = [&](int index, float(&key)[kPerLane]) {
+    Load8(pool + (row.VirtualPage(index) * 2 * kPageTokens + index % kPageTokens) * kDim, key);
+  };
+  auto sum_lanes = [](float x) {
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+    return x;
+  };
+  const int end = row.first + row.candidates;
+  // All lanes of a warp go round equally often, for the shuffles; past the end they add nothing.
+  const int rounds = (row.candidates + kGroups - 1) / kGroups;
+
+  float sum[kPerLane] = {};
+#pragma unroll 4
+  for (int round = 0; round < rounds; ++round) {
+    const int index = row.first + round * kGroups + group;
+    float key[kPerLane], squares = 0;
+    load(min(index, end - 1), key);
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) squares += key[i] * key[i];
+    const float scale = index < end ? rsqrtf(fmaxf(sum_lanes(squares), 1e-24f)) : 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) sum[i] += key[i] * scale;
+  }
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) sums[group][first + i] = sum[i];
+  __syncthreads();
+  for (int dim = threadIdx.x; dim < kDim; dim += kThreads) {
+    float total = 0;
+    for (int g = 0; g < kGroups; ++g) total += sums[g][dim];
+    mean[dim] = total;  // its length does not matter for the cosine
+  }
+  __syncthreads();
+  float direction[kPerLane], squares = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i)
+    direction[i] = mean[first + i], squares += direction[i] * direction[i];
+  const float mean_scale = rsqrtf(fmaxf(sum_lanes(squares), 1e-24f));
+#pragma unroll 4
+  for (int round = 0; round < rounds; ++round) {
+    const int index = row.first + round * kGroups + group;
+    float key[kPerLane], dot = 0, key_squares = 0;
+    load(min(index, end - 1), key);
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      dot += key[i] * direction[i];
+      key_squares += key[i] * key[i];
+    }
+    dot = sum_lanes(dot);
+    key_squares = sum_lanes(key_squares);
+    if (index < end && threadIdx.x % kLanes == 0) {
+      p.scores[row.VirtualPage(index) * kPageTokens + index % kPageTokens] =
+          -dot * mean_scale * rsqrtf(fmaxf(key_squares, 1e-24f));
+    }
+  }
+}
+
+template <class Kv>
+void Launch(const CompressParams& params, cudaStream_t stream) {
+  const int blocks = params.batch.size * params.num_layers * params.num_kv_heads;
+  auto run = [&](auto kernel) { kernel<<<blocks, kThreads, 0, stream>>>(params); };
+  switch (params.kv.head_dim) {
+    case 64:
+      run(ScoreKeyDiffKernel<Kv, 64>);
+      break;
+    case 128:
+      run(ScoreKeyDiffKernel<Kv, 128>);
+      break;
+    case 256:
+      run(ScoreKeyDiffKernel<Kv, 256>);
+      break;
+    default:
+      std::fprintf(stderr, "keydiff: head_dim %d\n", params.kv.head_dim);
+      std::abort();
+  }
+  TANGRAM_CUDA_CHECK_LAUNCH();
+}
+
+}  // namespace
+
+void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
+  if (params.batch.size == 0) return;
+  if (params.kv.dtype == DType::kF8E4M3) {
+    Launch<__nv_fp8_e4m3>(params, stream);
+  } else {
+    Launch<__nv_bfloat16>(params, stream);
+  }
+}
+
+}  // namespace tangram::ops::cuda
