@@ -1,0 +1,372 @@
+#include "server/api.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "server/access.h"
+#include "server/error_response.h"
+#include "server/json_replies.h"
+
+namespace tangram {
+namespace {
+
+constexpr size_t kMaxUnknownFields = 256;  // that are remembered as logged
+constexpr size_t kMaxIdLength = 128;
+
+Status CheckModel(const std::string& name, const ServedModel& model) {
+  if (name.empty() || std::ranges::find(model.names, name) != model.names.end()) return {};
+  return MakeError(ErrorKind::kNotFound, fmt::format("The model `{}` does not exist.", name),
+                   "model");
+}
+
+bool IsJson(std::string_view content_type) {
+  std::string media(content_type.substr(0, content_type.find(';')));
+  std::erase(media, ' ');
+  std::ranges::transform(media, media.begin(), [](unsigned char c) { return std::tolower(c); });
+  return media == "application/json";
+}
+
+}  // namespace
+
+struct Api::Route {
+  std::string_view method, path;
+  void (Api::*handle)(const HttpRequest&, std::shared_ptr<HttpReply>);
+  bool open = false;         // without a key
+  bool needs_model = false;  // 503 until it is loaded
+};
+
+const std::vector<Api::Route>& Api::Routes() {
+  static const std::vector<Route> routes = {
+      {.method = "GET", .path = "/health", .handle = &Api::Health, .open = true},
+      {.method = "GET", .path = "/ping", .handle = &Api::Health, .open = true},
+      {.method = "GET", .path = "/livez", .handle = &Api::Live, .open = true},
+      {.method = "GET", .path = "/version", .handle = &Api::Version, .open = true},
+      {.method = "GET", .path = "/metrics", .handle = &Api::RenderMetrics},
+      {.method = "GET", .path = "/load", .handle = &Api::Load},
+      {.method = "GET", .path = "/v1/models", .handle = &Api::Models, .needs_model = true},
+      {.method = "POST", .path = "/tokenize", .handle = &Api::Tokenize, .needs_model = true},
+      {.method = "POST", .path = "/detokenize", .handle = &Api::Detokenize, .needs_model = true},
+      {.method = "POST", .path = "/v1/chat/completions", .handle = &Api::Chat, .needs_model = true},
+      {.method = "POST",
+       .path = "/v1/completions",
+       .handle = &Api::Completion,
+       .needs_model = true},
+  };
+  return routes;
+}
+
+Api::Api(const ServerConfig& config, std::function<void(std::function<void()>)> post)
+    : config_(config),
+      post_(std::move(post)),
+      random_(std::random_device{}()),
+      bridge_(std::make_shared<EventBridge>(
+          post_, [this](const EventBridge::Item& item) { OnEngineEvent(item); })),
+      text_pool_(config.num_text_threads) {}
+
+Api::~Api() { Stop(); }
+
+void Api::Stop() {
+  text_pool_.Stop();
+  bridge_->Close();
+}
+
+void Api::SetModel(Model model) {
+  model_ = std::move(model);
+  metrics_.SetModel(model_->names.front(), model_->engine->info());
+}
+
+const Api::Route* Api::FindRoute(std::string_view path) const {
+  if (path.starts_with("/v1/models/")) path = "/v1/models";
+  const auto it = std::ranges::find(Routes(), path, &Route::path);
+  return it == Routes().end() ? nullptr : &*it;
+}
+
+std::string Api::StripRoot(std::string path) const {
+  const std::string& root = config_.root_path;
+  if (!root.empty() && path.starts_with(root + "/")) path.erase(0, root.size());
+  return path;
+}
+
+void Api::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+  request.path = StripRoot(std::move(request.path));
+  for (auto& [name, value] : CorsHeaders(request, config_.allowed_origins)) {
+    reply->AddHeader(std::move(name), std::move(value));
+  }
+  if (const std::string_view id = request.Header("x-request-id"); !id.empty()) {
+    reply->AddHeader("X-Request-Id", std::string(id.substr(0, kMaxIdLength)));
+  }
+  if (request.method == "OPTIONS") return reply->Send({.status = 204, .content_type = ""});
+  const Route* route = FindRoute(request.path);
+  const bool open = route && route->open;
+  if (!open && !HasKey(request, config_.api_keys)) {
+    return reply->Send(ErrorResponse(401,
+                                     "Unauthorized: a valid key is needed, as "
+                                     "`Authorization: Bearer KEY`"));
+  }
+  if (!route) {
+    return reply->Send(ErrorResponse(404, fmt::format("There is no `{}`.", request.path)));
+  }
+  if (Admit(*route, request, *reply)) (this->*route->handle)(request, std::move(reply));
+}
+
+bool Api::Admit(const Route& route, const HttpRequest& request, HttpReply& reply) {
+  const bool head = request.method == "HEAD" && route.method == "GET";
+  if (request.method != route.method && !head) {
+    HttpResponse response =
+        ErrorResponse(405, fmt::format("`{}` takes {} only.", route.path, route.method));
+    response.headers.emplace_back("Allow", std::string(route.method) + ", OPTIONS");
+    return reply.Send(std::move(response)), false;
+  }
+  if (route.method == "POST" && !IsJson(request.Header("content-type"))) {
+    return reply.Send(ErrorResponse(400, "The Content-Type must be application/json.")), false;
+  }
+  if (!route.needs_model) return true;
+  const char* reason = draining_ ? "shutting_down" : !model_ ? "loading" : nullptr;
+  if (!reason && NumPending() >= config_.max_pending_requests) reason = "queue_full";
+  if (!reason) return true;
+  metrics_.OnRejected(reason);
+  const std::string_view message = draining_ ? "The server is shutting down."
+                                   : !model_ ? "Loading model"
+                                             : "Too many requests are waiting.";
+  return reply.Send(ErrorResponse(503, message)), false;
+}
+
+int Api::NumPending() const { return static_cast<int>(in_flight_.size()) - num_generating_; }
+
+void Api::OnDone(const HttpAccess& access) {
+  const Route* route = FindRoute(StripRoot(std::string(access.path)));
+  constexpr std::string_view kMethods[] = {"GET", "POST", "OPTIONS", "HEAD"};
+  HttpAccess counted = access;
+  if (std::ranges::find(kMethods, access.method) == std::end(kMethods)) counted.method = "other";
+  metrics_.OnHttp(route ? route->path : "none", counted);
+  if (!config_.access_log) return;
+  LogInfo("{} - \"{} {}\" {} {:.3f} s", access.peer, ForLog(access.method, 16),
+          ForLog(access.path, 200), access.status, access.seconds);
+}
+
+void Api::Health(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+  if (draining_) return reply->Send(ErrorResponse(503, "The server is shutting down."));
+  if (!model_) return reply->Send(ErrorResponse(503, "Loading model"));
+  if (model_->engine->dead()) return reply->Send(ErrorResponse(503, "The engine has died."));
+  reply->Send({.content_type = ""});
+}
+
+void Api::Live(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+  reply->Send({.content_type = ""});
+}
+
+void Api::Version(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+  reply->Send({.body = VersionJson()});
+}
+
+void Api::Models(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
+  constexpr std::string_view kOne = "/v1/models/";
+  if (!request.path.starts_with(kOne)) return reply->Send({.body = ModelsJson(*model_)});
+  const std::string name = PercentDecode(request.path.substr(kOne.size()));
+  if (Status status = CheckModel(name, *model_); !status) {
+    return reply->Send(ErrorResponse(status.error()));
+  }
+  reply->Send({.body = ModelJson(*model_, name)});
+}
+
+void Api::Load(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+  const size_t load = config_.server_load_tracking ? in_flight_.size() : 0;
+  reply->Send({.body = fmt::format("{{\"server_load\":{}}}", load)});
+}
+
+void Api::RenderMetrics(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+  std::string text;
+  if (model_) {
+    const EngineStats stats = model_->engine->Stats();
+    text = metrics_.Render(&stats);
+  } else {
+    text = metrics_.Render(nullptr);
+  }
+  reply->Send(
+      {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = std::move(text)});
+}
+
+uint64_t Api::AddInFlight(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
+  const uint64_t number = next_number_++;
+  InFlight& entry = in_flight_[number];
+  entry.reply = std::move(reply);
+  entry.received = Clock::now();
+  entry.request_id = std::string(request.Header("x-request-id").substr(0, kMaxIdLength));
+  entry.reply->OnDisconnect([this, number] { OnDisconnect(number); });
+  return number;
+}
+
+void Api::RunText(const HttpRequest& request, std::shared_ptr<HttpReply> reply, TextWork work) {
+  const uint64_t number = AddInFlight(request, std::move(reply));
+  text_pool_.Run([this, number, work = std::move(work), body = request.body, model = model_] {
+    post_([this, number, response = work(body, *model)] {
+      const auto it = in_flight_.find(number);
+      if (it == in_flight_.end()) return;
+      const auto replied = std::move(it->second.reply);
+      in_flight_.erase(it);
+      replied->Send(response);
+    });
+  });
+}
+
+void Api::Tokenize(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
+  RunText(request, std::move(reply),
+          [this](const std::string& body, const ServedModel& model) -> HttpResponse {
+            auto parsed = ParseTokenizeRequest(body, {model.engine->info(), config_});
+            if (!parsed) return ErrorResponse(parsed.error());
+            if (Status status = CheckModel(parsed->input.model, model); !status) {
+              return ErrorResponse(status.error());
+            }
+            auto ids = TokenizePrompts(parsed->input, model);
+            if (!ids) return ErrorResponse(ids.error());
+            return {.body = TokenizeJson(ids->front(), parsed->return_token_strings, model)};
+          });
+}
+
+void Api::Detokenize(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
+  RunText(request, std::move(reply),
+          [this](const std::string& body, const ServedModel& model) -> HttpResponse {
+            auto parsed = ParseDetokenizeRequest(body, {model.engine->info(), config_});
+            if (!parsed) return ErrorResponse(parsed.error());
+            if (Status status = CheckModel(parsed->model, model); !status) {
+              return ErrorResponse(status.error());
+            }
+            return {.body = DetokenizeJson(parsed->tokens, model)};
+          });
+}
+
+void Api::Chat(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
+  Generate(request, std::move(reply), true);
+}
+
+void Api::Completion(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
+  Generate(request, std::move(reply), false);
+}
+
+Result<Api::Prepared> Api::Prepare(const std::string& body, bool chat, const ServedModel& model,
+                                   const ServerConfig& config) {
+  const OpenAiLimits limits{model.engine->info(), config};
+  Prepared prepared;
+  TANGRAM_ASSIGN_OR_RETURN(prepared.request, chat ? ParseChatRequest(body, limits)
+                                                  : ParseCompletionRequest(body, limits));
+  TANGRAM_RETURN_IF_ERROR(CheckModel(prepared.request.model, model));
+  TANGRAM_ASSIGN_OR_RETURN(prepared.prompts, PreparePrompts(prepared.request, model));
+  return prepared;
+}
+
+void Api::Generate(const HttpRequest& request, std::shared_ptr<HttpReply> reply, bool chat) {
+  const uint64_t number = AddInFlight(request, std::move(reply));
+  text_pool_.Run([this, number, chat, body = request.body, model = model_] {
+    auto prepared = std::make_shared<Result<Prepared>>(Prepare(body, chat, *model, config_));
+    post_([this, number, prepared, model] { OnPrepared(number, std::move(*prepared), model); });
+  });
+}
+
+void Api::OnPrepared(uint64_t number, Result<Prepared> prepared, const Model& model) {
+  const auto it = in_flight_.find(number);
+  if (it == in_flight_.end()) return;  // the client has gone
+  InFlight& entry = it->second;
+  if (!prepared || draining_) {
+    const auto reply = std::move(entry.reply);
+    in_flight_.erase(it);
+    metrics_.OnRejected(prepared ? "shutting_down" : "invalid");
+    return reply->Send(prepared ? ErrorResponse(503, "The server is shutting down.")
+                                : ErrorResponse(prepared.error()));
+  }
+  std::string id = entry.request_id;
+  if (id.empty()) {
+    id = prepared->request.request_id.empty() ? RandomId() : prepared->request.request_id;
+    id.resize(std::min(id.size(), kMaxIdLength));
+    entry.reply->AddHeader("X-Request-Id", id);
+  }
+  LogUnknownFields(prepared->request.unknown_fields);
+  if (config_.log_requests) LogRequest(*prepared, id);
+  const bool chat = prepared->request.chat;
+  const auto generation =
+      std::make_shared<Generation>(Generation::Setup{.request = std::move(prepared->request),
+                                                     .prompts = std::move(prepared->prompts),
+                                                     .id = (chat ? "chatcmpl-" : "cmpl-") + id,
+                                                     .model = model,
+                                                     .http = entry.reply,
+                                                     .metrics = &metrics_,
+                                                     .received = entry.received});
+  entry.generation = generation;
+  ++num_generating_;
+  const Status status = generation->Submit([this, number](int choice) -> TokenListener {
+    return [bridge = bridge_, number, choice](const TokenEvent& event) {
+      bridge->Push({number, choice, event});
+    };
+  });
+  if (!status) {
+    metrics_.OnRejected(status.error().kind == ErrorKind::kUnavailable ? "queue_full" : "invalid");
+  }
+  if (generation->done() && in_flight_.erase(number)) --num_generating_;
+}
+
+void Api::OnEngineEvent(const EventBridge::Item& item) {
+  const auto it = in_flight_.find(item.generation);
+  if (it == in_flight_.end() || !it->second.generation) return;
+  const auto generation = it->second.generation;  // the map's entry may go while it works
+  generation->OnEvent(item.choice, item.event);
+  if (generation->done() && in_flight_.erase(item.generation)) --num_generating_;
+}
+
+void Api::OnDisconnect(uint64_t number) {
+  const auto it = in_flight_.find(number);
+  if (it == in_flight_.end()) return;
+  const auto generation = std::move(it->second.generation);
+  in_flight_.erase(it);
+  if (!generation) return;
+  --num_generating_;
+  generation->Cancel();
+}
+
+void Api::AbortAll() {
+  auto all = std::move(in_flight_);
+  in_flight_.clear();
+  num_generating_ = 0;
+  for (auto& [number, entry] : all) {
+    if (entry.generation) {
+      entry.generation->EndWithAbort();
+    } else {
+      entry.reply->Send(ErrorResponse(503, "The server is shutting down."));
+    }
+  }
+}
+
+void Api::SendPings() {
+  for (auto& [number, entry] : in_flight_) {
+    if (entry.generation) entry.generation->Ping();
+  }
+}
+
+void Api::LogUnknownFields(const std::vector<std::string>& names) {
+  std::vector<std::string> fresh;
+  for (const std::string& name : names) {
+    std::string shown = ForLog(name, 64);
+    if (unknown_fields_.size() >= kMaxUnknownFields) break;
+    if (unknown_fields_.insert(shown).second) fresh.push_back(std::move(shown));
+  }
+  if (fresh.empty()) return;
+  LogWarning("Unknown fields of a request are ignored (said once for each): {}",
+             fmt::join(fresh, ", "));
+}
+
+void Api::LogRequest(const Prepared& prepared, const std::string& id) {
+  const OpenAiRequest& r = prepared.request;
+  const std::string& text = r.chat ? r.messages : r.prompts.front().text;
+  const size_t length =
+      config_.max_log_len < 0 ? std::string::npos : static_cast<size_t>(config_.max_log_len);
+  LogInfo(
+      "Received request {}: prompt: {}, prompt tokens: {}, max_tokens: {}, temperature: {}, "
+      "top_p: {}, top_k: {}, stream: {}",
+      ForLog(id, kMaxIdLength), ForLog(text, length), prepared.prompts.front().ids.size(),
+      prepared.prompts.front().max_tokens, r.sampling.temperature, r.sampling.top_p,
+      r.sampling.top_k, r.stream);
+}
+
+std::string Api::RandomId() { return fmt::format("{:016x}{:016x}", random_(), random_()); }
+
+}  // namespace tangram

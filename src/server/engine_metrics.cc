@@ -1,0 +1,155 @@
+#include "server/engine_metrics.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace tangram {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+ClientMetric Sample(MetricType type, double value, Labels labels) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  return metric;
+}
+
+// Collects families of one sample each, all with the same labels.
+struct FamilyList {
+  Labels labels;
+  std::vector<MetricFamily> families;
+
+  MetricFamily& Add(MetricType type, const std::string& name, const std::string& help) {
+    MetricFamily& family = families.emplace_back();
+    family.name = name;
+    family.help = help;
+    family.type = type;
+    return family;
+  }
+  void Gauge(const std::string& name, const std::string& help, double value) {
+    Add(MetricType::Gauge, name, help).metric.push_back(Sample(MetricType::Gauge, value, labels));
+  }
+  void Counter(const std::string& name, const std::string& help, double value) {
+    Add(MetricType::Counter, name, help)
+        .metric.push_back(Sample(MetricType::Counter, value, labels));
+  }
+};
+
+void AddCacheConfig(const EngineInfo& info, FamilyList* list) {
+  Labels labels = list->labels;
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
+           {"block_size", std::to_string(info.page_size)},
+           {"cache_dtype", info.kv_cache_dtype},
+           {"num_gpu_blocks", std::to_string(info.num_rows ? info.num_pages / info.num_rows : 0)},
+           {"page_group_size", std::to_string(info.page_group_size)},
+           {"num_rows", std::to_string(info.num_rows)},
+           {"num_pages", std::to_string(info.num_pages)},
+           {"capacity_tokens", std::to_string(info.capacity_tokens)}}) {
+    labels.push_back({name, value});
+  }
+  list->Add(MetricType::Gauge, "vllm:cache_config_info", "Settings of the KV cache, as labels.")
+      .metric.push_back(Sample(MetricType::Gauge, 1, labels));
+}
+
+void AddPages(const EngineStats& stats, FamilyList* list) {
+  MetricFamily& pages =
+      list->Add(MetricType::Gauge, "tangram:kv_pages",
+                "Pages of the pool: held by requests, by the prefix cache, free.");
+  const int64_t free = stats.pages_total - stats.pages_held - stats.pages_cached;
+  for (const auto& [state, count] : std::vector<std::pair<std::string, int64_t>>{
+           {"used", stats.pages_held}, {"cached", stats.pages_cached}, {"free", free}}) {
+    Labels labels = list->labels;
+    labels.push_back({"state", state});
+    pages.metric.push_back(Sample(MetricType::Gauge, static_cast<double>(count), labels));
+  }
+}
+
+}  // namespace
+
+std::vector<MetricFamily> EngineMetrics(const EngineStats& stats, const EngineInfo& info,
+                                        const std::string& model_name) {
+  FamilyList list{.labels = {{"model_name", model_name}, {"engine", "0"}}};
+  const double usage = stats.pages_total ? static_cast<double>(stats.pages_held) /
+                                               static_cast<double>(stats.pages_total)
+                                         : 0;
+  list.Gauge("vllm:num_requests_running", "Requests in execution.", stats.num_running);
+  list.Gauge("vllm:num_requests_waiting", "Requests waiting to be processed.", stats.num_waiting);
+  list.Gauge("vllm:kv_cache_usage_perc", "Share of the KV pages held by requests; 1 is all.",
+             usage);
+  list.Gauge("vllm:gpu_cache_usage_perc", "Old name of vllm:kv_cache_usage_perc.", usage);
+  list.Gauge("vllm:lora_requests_info", "LoRA is not served.", 0);
+  Labels awake = list.labels;
+  awake.push_back({"sleep_state", "awake"});
+  list.Add(MetricType::Gauge, "vllm:engine_sleep_state", "The engine does not sleep.")
+      .metric.push_back(Sample(MetricType::Gauge, 1, awake));
+  AddCacheConfig(info, &list);
+  const auto counter = [&](const char* name, const char* help, uint64_t value) {
+    list.Counter(name, help, static_cast<double>(value));
+  };
+  counter("vllm:prompt_tokens_total", "Prompt tokens taken in.", stats.prompt_tokens);
+  counter("vllm:generation_tokens_total", "Tokens generated.", stats.generation_tokens);
+  counter("vllm:num_preemptions_total", "Requests put back to free pages.", stats.num_preemptions);
+  counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+          stats.prefix_cache_queries);
+  counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
+          stats.prefix_cache_hits);
+  AddPages(stats, &list);
+  list.Gauge("tangram:kv_logical_tokens", "Tokens that running requests have processed.",
+             static_cast<double>(stats.logical_tokens));
+  list.Gauge("tangram:kv_resident_tokens", "Of those, what the KV cache holds (mean over rows).",
+             static_cast<double>(stats.resident_tokens));
+  counter("tangram:engine_steps_total", "Forward steps.", stats.num_steps);
+  list.Counter("tangram:engine_schedule_seconds_total", "Time spent on scheduling.",
+               stats.schedule_seconds);
+  list.Counter("tangram:engine_forward_seconds_total", "Time spent in the model.",
+               stats.forward_seconds);
+  list.Counter("tangram:engine_sample_seconds_total", "Time spent on sampling.",
+               stats.sample_seconds);
+  return std::move(list.families);
+}
+
+std::vector<MetricFamily> ProcessMetrics() {
+  FamilyList list;
+  // Fields 14, 15, 22, 23 and 24 of proc(5); the name in field 2 may hold spaces and parentheses.
+  std::ifstream file("/proc/self/stat");
+  std::string line((std::istreambuf_iterator<char>(file)), {});
+  std::vector<double> fields(24, 0);
+  const size_t name_end = line.rfind(')');
+  if (name_end != std::string::npos && line.size() > name_end + 4) {
+    const char* at = line.c_str() + name_end + 4;  // after ") S "
+    for (size_t i = 3; i < fields.size(); ++i) {
+      char* end = nullptr;
+      fields[i] = std::strtod(at, &end);
+      at = end;
+    }
+  }
+  const auto ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
+  const auto page = static_cast<double>(sysconf(_SC_PAGESIZE));
+  std::ifstream stat("/proc/stat");
+  double boot = 0;
+  for (std::string word; stat >> word;) {
+    if (word == "btime") stat >> boot;
+  }
+  std::error_code error;
+  const auto fds = std::distance(std::filesystem::directory_iterator("/proc/self/fd", error), {});
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  list.Counter("process_cpu_seconds_total", "User and system CPU time.",
+               (fields[13] + fields[14]) / ticks);
+  list.Gauge("process_start_time_seconds", "Start, since the epoch.", boot + fields[21] / ticks);
+  list.Gauge("process_virtual_memory_bytes", "Virtual memory.", fields[22]);
+  list.Gauge("process_resident_memory_bytes", "Resident memory.", fields[23] * page);
+  list.Gauge("process_open_fds", "Open file descriptors.", static_cast<double>(fds));
+  list.Gauge("process_max_fds", "Limit of open file descriptors.",
+             static_cast<double>(limit.rlim_cur));
+  return std::move(list.families);
+}
+
+}  // namespace tangram

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "server/server.h"
+#include "support/byte_tokenizer.h"
+#include "support/fake_engine.h"
+#include "support/http_client.h"
+
+namespace tangram::testing {
+
+using Json = nlohmann::ordered_json;
+
+// A server on a free port, over a FakeEngine and the byte tokenizer.
+class ServerTest : public ::testing::Test {
+ protected:
+  void StartListening(ServerConfig config = {}) {
+    config.host = "127.0.0.1";
+    config.port = 0;
+    config.handle_signals = false;
+    config.access_log = false;
+    server_ = std::make_unique<Server>(config);
+    ASSERT_TRUE(server_->Listen().has_value());
+  }
+
+  void Start(ServerConfig config = {}, FakeEngine::Options options = {}) {
+    StartListening(std::move(config));
+    SetReady(std::move(options));
+  }
+
+  void SetReady(FakeEngine::Options options = {}) {
+    engine_ = std::make_shared<FakeEngine>(std::move(options));
+    server_->SetReady({.engine = engine_,
+                       .tokenizer = ByteTokenizer(),
+                       .chat_template = ByteChatTemplate(),
+                       .names = {"fake", "alias"},
+                       .path = "/models/fake"});
+  }
+
+  HttpClient Client() { return HttpClient(server_->port()); }
+  HttpResult Post(const std::string& path, const Json& body) {
+    return Client().Post(path, body.dump());
+  }
+  HttpResult Get(const std::string& path) { return Client().Request("GET", path); }
+
+  // The events of a stream; the last must be [DONE].
+  static std::vector<Json> Events(const std::string& body) {
+    std::vector<Json> events;
+    bool done = false;
+    for (size_t at = 0; at < body.size();) {
+      const size_t end = body.find("\n\n", at);
+      const std::string line = body.substr(at, end - at);
+      at = end == std::string::npos ? body.size() : end + 2;
+      if (line.starts_with(":")) continue;
+      EXPECT_TRUE(line.starts_with("data: ")) << line;
+      EXPECT_FALSE(done) << "after [DONE]: " << line;
+      if (line == "data: [DONE]") {
+        done = true;
+      } else {
+        events.push_back(Json::parse(line.substr(6)));
+      }
+    }
+    EXPECT_TRUE(done) << body;
+    return events;
+  }
+
+  static bool Eventually(const std::function<bool()>& condition) {
+    for (int i = 0; i < 1000; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+
+  bool EngineIsEmpty() {
+    return Eventually([this] { return engine_->Stats().logical_tokens == 0; });
+  }
+
+  std::shared_ptr<FakeEngine> engine_;
+  std::unique_ptr<Server> server_;  // ends before the engine does
+};
+
+}  // namespace tangram::testing
