@@ -9,45 +9,6 @@ PagePool::PagePool(int64_t num_pages) : users_(num_pages) {
   for (int64_t page = num_pages; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
 }
 
-int32_t PagePool::Take() {
-  TANGRAM_CHECK(!free_.empty(), "no free page of {}", size());
-  const int32_t page = free_.back();
-  free_.pop_back();
-  users_[page].holders = 1;
-  return page;
-}
-
-void PagePool::Hold(int32_t page) {
-  Users& users = users_[page];
-  TANGRAM_CHECK(users.holders + users.keepers > 0, "page {} is free", page);
-  if (users.holders++ == 0) --num_evictable_;
-}
-
-void PagePool::Release(int32_t page) {
-  Users& users = users_[page];
-  TANGRAM_CHECK(users.holders > 0, "page {} is not held", page);
-  if (--users.holders > 0) return;
-  if (users.keepers > 0) {
-    ++num_evictable_;
-  } else {
-    free_.push_back(page);
-  }
-}
-
-void PagePool::Keep(int32_t page) {
-  Users& users = users_[page];
-  TANGRAM_CHECK(users.holders + users.keepers > 0, "page {} is free", page);
-  ++users.keepers;
-}
-
-void PagePool::Drop(int32_t page) {
-  Users& users = users_[page];
-  TANGRAM_CHECK(users.keepers > 0, "page {} is not kept", page);
-  if (--users.keepers > 0 || users.holders > 0) return;
-  --num_evictable_;
-  free_.push_back(page);
-}
-
 void PagePool::CheckInvariants(std::span<const int32_t> holders,
                                std::span<const int32_t> keepers) const {
   std::vector<bool> is_free(users_.size());

@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "base/check.h"
+
 namespace tangram {
 
 // Who uses each page: running sequences hold it, entries of the prefix cache keep it, or it is
@@ -19,11 +21,40 @@ class PagePool {
   int64_t num_held() const { return size() - num_free() - num_evictable(); }
 
   // A free page, now held once. There is one.
-  int32_t Take();
-  void Hold(int32_t page);
-  void Release(int32_t page);
-  void Keep(int32_t page);
-  void Drop(int32_t page);
+  int32_t Take() {
+    TANGRAM_CHECK(!free_.empty(), "no free page of {}", size());
+    const int32_t page = free_.back();
+    free_.pop_back();
+    users_[page].holders = 1;
+    return page;
+  }
+  void Hold(int32_t page) {
+    Users& users = users_[page];
+    TANGRAM_CHECK(users.holders + users.keepers > 0, "page {} is free", page);
+    if (users.holders++ == 0) --num_evictable_;
+  }
+  void Release(int32_t page) {
+    Users& users = users_[page];
+    TANGRAM_CHECK(users.holders > 0, "page {} is not held", page);
+    if (--users.holders > 0) return;
+    if (users.keepers > 0) {
+      ++num_evictable_;
+    } else {
+      free_.push_back(page);
+    }
+  }
+  void Keep(int32_t page) {
+    Users& users = users_[page];
+    TANGRAM_CHECK(users.holders + users.keepers > 0, "page {} is free", page);
+    ++users.keepers;
+  }
+  void Drop(int32_t page) {
+    Users& users = users_[page];
+    TANGRAM_CHECK(users.keepers > 0, "page {} is not kept", page);
+    if (--users.keepers > 0 || users.holders > 0) return;
+    --num_evictable_;
+    free_.push_back(page);
+  }
 
   int holders(int32_t page) const { return users_[page].holders; }
   int keepers(int32_t page) const { return users_[page].keepers; }

@@ -7,6 +7,9 @@
 
 namespace tangram {
 
+// An odd number of cache lines, so that the same place of all rows is not in one set of the cache.
+constexpr int RowStride(int pages) { return ((pages + 15) / 16 | 1) * 16; }
+
 constexpr int kHistoriesPerPool =
     4;  // token histories are remembered for so many times what the pool holds
 
@@ -15,7 +18,8 @@ Scheduler::Impl::Impl(SchedulerConfig config, std::vector<RetentionTable> tables
       pool_(config.num_pages),
       slots_({.num_slots = config.max_num_seqs,
               .num_rows = config.num_rows,
-              .max_pages_per_row = (config.max_model_len + config.page_size - 1) / config.page_size,
+              .max_pages_per_row =
+                  RowStride((config.max_model_len + config.page_size - 1) / config.page_size),
               .page_size = config.page_size,
               .window = config.window},
              &pool_),
@@ -72,6 +76,7 @@ bool Scheduler::Impl::Abort(RequestId id) {
   const auto it = sequences_.find(id);
   if (it == sequences_.end() || it->second->aborted) return false;
   Sequence& seq = *it->second;
+  blocked_ = nullptr;
   if (seq.num_scheduled > 0) {  // the device is writing to its pages
     seq.aborted = true;
     return true;
@@ -145,6 +150,7 @@ bool Scheduler::Impl::Append(Sequence& seq, TokenId token) {
 }
 
 void Scheduler::Impl::LeaveState(const Sequence& seq, PrefixCache::Extent extent) {
+  blocked_ = nullptr;
   if (!config_.enable_prefix_caching) return;
   cache_.Insert(KindOf(seq), Computed(seq), SlotOf(seq), extent);
 }

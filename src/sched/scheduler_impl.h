@@ -75,6 +75,8 @@ class Scheduler::Impl {
   std::vector<Sequence*> running_;                         // by order
   std::vector<Sequence*> in_step_;                         // as in output_
   int budget_ = 0;                                         // tokens that the step may still take
+  // The first in the queue, if it found no room and nothing was given back since.
+  const Sequence* blocked_ = nullptr;
   SchedulerOutput output_;
   std::vector<StepResult> results_;
   uint64_t num_arrivals_ = 0, num_preemptions_ = 0, cache_queries_ = 0, cache_hits_ = 0;

@@ -101,6 +101,7 @@ void Scheduler::Impl::Admit() {
   while (!waiting_.empty() && budget_ > 0 &&
          running_.size() < static_cast<size_t>(config_.max_num_seqs)) {
     Sequence& seq = *waiting_.begin()->second;
+    if (blocked_ == &seq) return;
     PrefixCache::Match match = FindState(seq);
     bool admitted = CanAdmit(seq, match);
     if (!admitted && match.copied != nullptr) {  // for the step, a copy costs its page twice
@@ -108,7 +109,10 @@ void Scheduler::Impl::Admit() {
       match.num_tokens = match.boundary + int(match.shared.size()) * config_.page_size;
       admitted = CanAdmit(seq, match);
     }
-    if (!admitted) return;
+    if (!admitted) {
+      blocked_ = &seq;
+      return;
+    }
     waiting_.erase(waiting_.begin());
     if (!TrySchedule(Start(seq, match))) return;
   }
