@@ -3,7 +3,7 @@
 
     pip install safetensors numpy
     tools/judge_with_llama_cpp.py path/to/llama-server models/SmolLM2-135M-Instruct.Q4_1.gguf \
-        tests/unit/model/smollm2_golden.safetensors
+        tests/unit/model/smollm2_golden.safetensors [options of llama-server...]
 
 llama.cpp quantises activations to 8 bits, so its logits are not the float32 model's. Its error is measured here: the
 difference of its log probability and the float32 one, over the 8 best candidates of each token. Every token of
@@ -28,12 +28,13 @@ def post(port, body):
         return json.load(reply)
 
 
-def start_server(binary, model):
+def start_server(binary, model, options):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [binary, "-m", model, "--port", str(port), "-c", "4352", "-np", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off"],
+        [binary, "-m", model, "--port", str(port), "-c", "4352", "-np", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off",
+         *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
         try:
@@ -67,7 +68,7 @@ def judge(port, golden, prompt):
 def main():
     binary, model, path = sys.argv[1:4]
     golden = load_file(path)
-    server, port = start_server(binary, model)
+    server, port = start_server(binary, model, sys.argv[4:])
     all_gaps, all_errors = [], []
     try:
         for prompt in range(sum(key.endswith(".tokens") for key in golden)):
