@@ -20,6 +20,9 @@ struct Benchmark {
 // them.
 std::span<const Benchmark> DecodeBenchmarks();
 std::span<const Benchmark> CompressBenchmarks();
+std::span<const Benchmark> GemmBenchmarks();
+std::span<const Benchmark> PrefillBenchmarks();
+std::span<const Benchmark> StepBenchmarks();
 std::vector<Benchmark> CudaBenchmarks();
 
 // Median device time of `launch(i)` in microseconds over `repeats` timed calls, i counting up from

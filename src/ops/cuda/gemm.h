@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tangram::ops::cuda {
+
+// out = x * weight^T + bias: bf16 operands, f32 sums. All pointers are device memory, 16-byte
+// aligned; K is a multiple of 8. The last `f32_columns` columns (scores of a gate) are written in
+// f32 to `out_f32` instead of `out`.
+struct MatMulArgs {
+  const __nv_bfloat16* x;       // [M, K]
+  const __nv_bfloat16* weight;  // [N, K]
+  const __nv_bfloat16* bias;    // [N], or null
+  __nv_bfloat16* out;           // [M, N - f32_columns]
+  float* out_f32;               // [M, f32_columns], or null
+  int m, n, k;
+  int f32_columns = 0;
+  int64_t out_stride = 0;  // elements from row to row of `out`, if wider than its columns
+};
+
+// Scratch of the streaming matrix product, shared by all calls on one stream:
+// `StreamWorkspaceBytes` bytes, zeroed once (every call leaves its counters at zero).
+struct StreamWorkspace {
+  void* data;
+  size_t bytes;
+};
+
+// Enough for any weight of up to `max_n` rows on a device of `multiprocessors`.
+size_t StreamWorkspaceBytes(int max_n, int multiprocessors);
+
+// How a streaming product is cut. kFastest picks the tile by the number of tokens; kInvariant uses
+// one tile and one order of K for every M, so that a row of x gives the same bits whatever stands
+// beside it. `dependent_launch` lets the kernel start while its predecessor in the stream runs, and
+// read weights ahead: they must not be written by it.
+struct StreamOptions {
+  bool invariant = false;
+  bool dependent_launch = true;
+  int trigger_bytes =
+      1 << 30;      // of each block's weights, still to be asked for when its successor may start
+  int config = -1;  // a tile to force, for benchmarks: an index into StreamConfigs()
+};
+
+// The product for few rows of x (M <= 64), at the rate at which `weight` can be read; more rows
+// are taken 64 at a time. One block per multiprocessor of the current device.
+void RunStreamMatMul(const MatMulArgs& args, const StreamWorkspace& workspace,
+                     const StreamOptions& options, cudaStream_t stream);
+
+// The plain product, for any M on GPUs from sm_80 on.
+void RunSimpleMatMul(const MatMulArgs& args, cudaStream_t stream);
+
+}  // namespace tangram::ops::cuda

@@ -1,0 +1,76 @@
+#include <algorithm>
+
+#include "ops/cuda/check.h"
+#include "ops/cuda/device.h"
+#include "ops/cuda/gemm_stream.cuh"
+#include "ops/cuda/gemm_stream.h"
+#include "ops/cuda/tensor_map.h"
+
+namespace tangram::ops::cuda {
+namespace {
+
+template <class Tile, int kTokens>
+void LaunchStream(const StreamLaunch& l) {
+  using Layout = StreamLayout<Tile, kTokens>;
+  const auto kernel = StreamKernel<Tile, kTokens>;
+  [[maybe_unused]] static const bool raised = [&] {
+    TANGRAM_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout::kBytes));
+    return true;
+  }();
+
+  const MatMulArgs& a = l.args;
+  const int tiles = (a.n + Tile::kRows - 1) / Tile::kRows;
+  const int units_per_tile = (a.k + Tile::kDepth - 1) / Tile::kDepth;
+  char* workspace = static_cast<char*>(l.workspace.data);
+  const StreamArgs args{.bias = a.bias,
+                        .out = a.out,
+                        .out_f32 = a.out_f32,
+                        .partials = reinterpret_cast<float*>(workspace + StreamCounterBytes(a.n)),
+                        .counters = reinterpret_cast<int*>(workspace),
+                        .m = a.m,
+                        .n = a.n,
+                        .f32_columns = a.f32_columns,
+                        .out_stride = a.out_stride,
+                        .units_per_tile = units_per_tile,
+                        .units = tiles * units_per_tile,
+                        .trigger_units = l.trigger_bytes / (Tile::kRows * Tile::kDepth * 2)};
+
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(std::min(CurrentDevice().num_sms, args.units));
+  config.blockDim = dim3(Tile::kThreads);
+  config.dynamicSmemBytes = Layout::kBytes;
+  config.stream = l.stream;
+  config.attrs = &attribute;
+  config.numAttrs = l.dependent_launch ? 1 : 0;
+  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, MatrixMap(a.weight, a.n, a.k, Tile::kRows),
+                                        MatrixMap(a.x, a.m, a.k, kTokens), args));
+}
+
+template <class Tile, int kTokens = 8>
+bool LaunchTile(const StreamLaunch* l, int m) {
+  if constexpr (kTokens > kStreamMaxTokens || !StreamLayout<Tile, kTokens>::kFits) {
+    return false;
+  } else {
+    if (m > kTokens) return LaunchTile<Tile, kTokens * 2>(l, m);
+    if (l != nullptr) LaunchStream<Tile, kTokens>(*l);
+    return true;
+  }
+}
+
+constexpr StreamConfig kConfigs[] = {
+    {"64x128 4w", LaunchTile<StreamTile<64, 128, 4, 1>>},
+    {"32x256 2x2w", LaunchTile<StreamTile<32, 256, 2, 2, 108>>},
+    {"32x128 2x2w", LaunchTile<StreamTile<32, 128, 2, 2, 104>>},
+    {"64x128 4x2w", LaunchTile<StreamTile<64, 128, 4, 2, 108>>},
+    {"128x64 4x2w", LaunchTile<StreamTile<128, 64, 4, 2, 108>>},
+};
+
+}  // namespace
+
+std::span<const StreamConfig> StreamConfigs() { return kConfigs; }
+
+}  // namespace tangram::ops::cuda

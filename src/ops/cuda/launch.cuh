@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "ops/cuda/check.h"
+#include "ops/cuda/device.h"
+
+// Kernels of a step form a chain by programmatic dependent launch: each may start while its
+// predecessor runs, lets its successor start at once, and waits for the predecessor before it
+// touches anything that a kernel writes. Every kernel of the chain waits, so the wait covers all
+// kernels before. Before sm_90 both calls are nothing, and kernels follow each other as usual.
+
+namespace tangram::ops::cuda {
+
+__device__ __forceinline__ void WaitForPriorKernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void LaunchDependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Launches a link of the chain, with `shared_bytes` of dynamic shared memory.
+template <class Kernel, class... Args>
+void LaunchChainedShared(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                         cudaStream_t stream, const Args&... args) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = CurrentDevice().compute_major >= 9 ? 1 : 0;
+  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
+template <class Kernel, class... Args>
+void LaunchChained(Kernel kernel, dim3 grid, dim3 block, cudaStream_t stream, const Args&... args) {
+  LaunchChainedShared(kernel, grid, block, 0, stream, args...);
+}
+
+// The sum of `value` over the block (a multiple of 32 threads), in a fixed order; all threads get
+// it.
+__device__ __forceinline__ float BlockSum(float value) {
+  __shared__ float warp_sums[32];
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  const int warps = blockDim.x / 32;
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = static_cast<int>(threadIdx.x % 32) < warps ? warp_sums[threadIdx.x % 32] : 0.f;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  __syncthreads();  // the next call may overwrite the sums
+  return value;
+}
+
+}  // namespace tangram::ops::cuda

@@ -1,0 +1,232 @@
+#include "ops/cuda/sampling.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "ops/cuda/device_array.h"
+#include "ops/cuda/numeric.h"
+
+namespace tangram::ops::cuda {
+namespace {
+
+SamplingRow Plain(float temperature = 1.f) {
+  return {.temperature = temperature,
+          .top_p = 1,
+          .min_p = 0,
+          .top_k = 0,
+          .repetition_penalty = 1,
+          .presence_penalty = 0,
+          .frequency_penalty = 0,
+          .slot = 0,
+          .seed = 7,
+          .step = 0};
+}
+
+struct Drawn {
+  std::vector<int32_t> tokens, top_tokens;
+  std::vector<float> logprobs, top_logprobs;
+  std::vector<uint32_t> counts;
+};
+
+// Draws for rows that all see `logits` (one row of the vocabulary).
+Drawn Draw(const std::vector<__nv_bfloat16>& logits, const std::vector<SamplingRow>& rows,
+           const std::vector<uint32_t>& counts = {}, const std::vector<uint32_t>& allowed = {},
+           int num_top = 0) {
+  const int vocabulary = int(logits.size()), n = int(rows.size());
+  std::vector<__nv_bfloat16> all;
+  std::vector<uint32_t> all_allowed;
+  for (int i = 0; i < n; ++i) {
+    all.insert(all.end(), logits.begin(), logits.end());
+    all_allowed.insert(all_allowed.end(), allowed.begin(), allowed.end());
+  }
+  DeviceArray<__nv_bfloat16> device_logits(all);
+  DeviceArray<SamplingRow> device_rows(rows);
+  DeviceArray<uint32_t> device_counts(counts), device_allowed(all_allowed);
+  DeviceArray<float> scratch(all.size()), logprobs(n), top_logprobs(size_t(n) * num_top);
+  DeviceArray<int32_t> tokens(n), top_tokens(size_t(n) * num_top);
+  tokens.FillBytes(0xff), logprobs.FillBytes(0xff), scratch.FillBytes(0xff);
+  RunSampling({device_logits.data(), device_rows.data(), device_counts.data(),
+               device_allowed.data(), scratch.data(), tokens.data(), logprobs.data(),
+               top_tokens.data(), top_logprobs.data(), num_top, n, vocabulary},
+              nullptr);
+  TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
+  return {tokens.Download(), top_tokens.Download(), logprobs.Download(), top_logprobs.Download(),
+          device_counts.Download()};
+}
+
+std::vector<SamplingRow> Steps(SamplingRow row, int n) {
+  std::vector<SamplingRow> rows(n, row);
+  for (int i = 0; i < n; ++i) rows[i].step = i;
+  return rows;
+}
+
+// Log probabilities at a temperature, in double.
+std::vector<double> LogSoftmax(const std::vector<__nv_bfloat16>& logits, double temperature) {
+  std::vector<double> p;
+  for (auto v : logits) p.push_back(__bfloat162float(v) / temperature);
+  const double top = *std::max_element(p.begin(), p.end());
+  double sum = 0;
+  for (double v : p) sum += std::exp(v - top);
+  for (double& v : p) v -= top + std::log(sum);
+  return p;
+}
+
+// The tokens that min-p, then top-k, then top-p keep, with ties.
+std::set<int> Kept(const std::vector<double>& logprob, int top_k, double top_p, double min_p) {
+  std::vector<int> order(logprob.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return logprob[a] > logprob[b]; });
+  double threshold = -1e300;
+  if (min_p > 0) threshold = logprob[order[0]] + std::log(min_p);
+  if (top_k > 0) threshold = std::max(threshold, logprob[order[top_k - 1]]);
+  double total = 0, mass = 0;
+  for (int t : order) total += logprob[t] >= threshold ? std::exp(logprob[t]) : 0;
+  std::set<int> kept;
+  double last = 0;
+  for (int t : order) {
+    if (logprob[t] < threshold || (mass >= top_p * total && logprob[t] < last)) break;
+    kept.insert(t), mass += std::exp(logprob[t]), last = logprob[t];
+  }
+  return kept;
+}
+
+TEST(Sampling, TemperatureZeroTakesTheLowestOfTheLikeliest) {
+  auto logits = RandomBf16(5000, 1);
+  logits[4321] = logits[77] = logits[78] = __float2bfloat16(9.f);
+  EXPECT_EQ(Draw(logits, {Plain(0)}).tokens[0], 77);
+}
+
+TEST(Sampling, FollowsTheDistribution) {
+  const auto logits = RandomBf16(64, 2, 1.5f);
+  const auto logprob = LogSoftmax(logits, 0.8);
+  const int draws = 20000;
+  std::vector<int> seen(64);
+  for (int t : Draw(logits, Steps(Plain(0.8f), draws)).tokens) ++seen.at(t);
+  double chi = 0;
+  for (int t = 0; t < 64; ++t) {
+    const double expected = draws * std::exp(logprob[t]);
+    chi += (seen[t] - expected) * (seen[t] - expected) / expected;
+  }
+  EXPECT_LT(chi, 120);  // 63 degrees of freedom: one run in 50,000 exceeds it
+  EXPECT_GT(chi, 25);   // nor is it too good to be random
+}
+
+TEST(Sampling, KeepsWhatTopKTopPAndMinPKeep) {
+  const auto logits = RandomBf16(6000, 3, 2.5f);  // bf16: many ties
+  struct Case {
+    int top_k;
+    float top_p, min_p;
+  };
+  for (const Case& c : {Case{1, 1, 0},
+                        {5, 1, 0},
+                        {40, 1, 0},
+                        {0, 0.3f, 0},
+                        {0, 0.9f, 0},
+                        {50, 0.5f, 0},
+                        {0, 1, 0.2f},
+                        {20, 0.8f, 0.05f},
+                        {5999, 1, 0},
+                        {0, 1e-6f, 0}}) {
+    SCOPED_TRACE(testing::Message() << c.top_k << " " << c.top_p << " " << c.min_p);
+    SamplingRow row = Plain(1.3f);
+    row.top_k = c.top_k, row.top_p = c.top_p, row.min_p = c.min_p;
+    const auto logprob = LogSoftmax(logits, 1.3f);
+    // Where the mass falls within rounding of the target, either is right.
+    const auto fewest = Kept(logprob, c.top_k, c.top_p - 1e-6, c.min_p * (1 + 1e-6));
+    const auto most =
+        Kept(logprob, c.top_k, c.top_p + (c.top_p < 1 ? 1e-6 : 0), c.min_p * (1 - 1e-6));
+    const auto tokens = Draw(logits, Steps(row, 4000)).tokens;
+    const std::set<int> seen(tokens.begin(), tokens.end());
+    for (int t : seen) EXPECT_TRUE(most.count(t)) << t;
+    double total = 0;
+    for (int t : most) total += std::exp(logprob[t]);
+    for (int t : fewest) {
+      if (std::exp(logprob[t]) / total * 4000 > 20) {
+        EXPECT_TRUE(seen.count(t)) << t;
+      }
+    }
+  }
+}
+
+TEST(Sampling, PenaltiesFollowTheirFormulasAndTheTokenIsCounted) {
+  std::vector<__nv_bfloat16> logits(400, __float2bfloat16(-20.f));
+  logits[10] = __float2bfloat16(8.f), logits[11] = __float2bfloat16(7.f);
+  logits[12] = __float2bfloat16(6.f);
+  std::vector<uint32_t> counts(800, 0);
+  counts[400 + 10] = kInPrompt, counts[400 + 11] = 2;
+  SamplingRow row = Plain(0);
+  row.slot = 1;
+  row.repetition_penalty = 1.2f;  // 6.67, 5.83, 6
+  EXPECT_EQ(Draw(logits, {row}, counts).tokens[0], 10);
+  row.repetition_penalty = 1.5f;  // 5.33, 4.67, 6
+  const Drawn drawn = Draw(logits, {row}, counts);
+  EXPECT_EQ(drawn.tokens[0], 12);
+  EXPECT_EQ(drawn.counts[400 + 12], 1u);
+  EXPECT_EQ(drawn.counts[12], 0u);
+  row.repetition_penalty = 1;
+  counts[400 + 10] = kInPrompt | 1;
+  row.presence_penalty = 1.5f;  // 6.5, 5.5, 6
+  EXPECT_EQ(Draw(logits, {row}, counts).tokens[0], 10);
+  row.frequency_penalty = 0.6f;  // 5.9, 4.3, 6
+  EXPECT_EQ(Draw(logits, {row}, counts).tokens[0], 12);
+}
+
+TEST(Sampling, CountsPromptAndOutput) {
+  DeviceArray<uint32_t> counts(16);
+  counts.FillBytes(0);
+  DeviceArray<int32_t> tokens(std::vector<int32_t>{3, 4, 3, 5, 5, 3});
+  RunCountTokens({tokens.data(), 3, 6, counts.data()}, nullptr);
+  TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
+  std::vector<uint32_t> expected(16, 0);
+  expected[3] = kInPrompt | 1, expected[4] = kInPrompt, expected[5] = 2;
+  EXPECT_EQ(counts.Download(), expected);
+}
+
+TEST(Sampling, DrawsOnlyAllowedTokens) {
+  const auto logits = RandomBf16(1000, 4);
+  std::vector<uint32_t> allowed(32, 0);
+  for (int t : {5, 500, 999}) allowed[t / 32] |= 1u << t % 32;
+  const auto tokens = Draw(logits, Steps(Plain(), 1000), {}, allowed).tokens;
+  EXPECT_EQ(std::set<int>(tokens.begin(), tokens.end()), (std::set<int>{5, 500, 999}));
+  EXPECT_EQ(Draw(logits, {Plain()}, {}, std::vector<uint32_t>(32, 0)).tokens[0], 0);
+}
+
+TEST(Sampling, LogprobsAreThoseOfTheLogitsAsTheyCame) {
+  const auto logits = RandomBf16(50000, 5, 3.f);
+  const auto logprob = LogSoftmax(logits, 1.0);
+  SamplingRow row = Plain(0.5f);
+  row.top_k = 100;
+  const Drawn drawn = Draw(logits, Steps(row, 3), {}, {}, 20);
+  std::vector<int> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return logprob[a] > logprob[b]; });
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_NEAR(drawn.logprobs[i], logprob[drawn.tokens[i]], 1e-4);
+    for (int j = 0; j < 20; ++j) {
+      EXPECT_EQ(drawn.top_tokens[i * 20 + j], order[j]) << j;
+      EXPECT_NEAR(drawn.top_logprobs[i * 20 + j], logprob[order[j]], 1e-4) << j;
+    }
+  }
+}
+
+TEST(Sampling, ARowsTokenDoesNotDependOnItsCompany) {
+  const auto logits = RandomBf16(151936, 6, 2.f);
+  SamplingRow row = Plain(0.9f);
+  row.top_p = 0.95f;
+  const auto together = Draw(logits, Steps(row, 40)).tokens;
+  const auto again = Draw(logits, Steps(row, 40)).tokens;
+  EXPECT_EQ(together, again);
+  for (int step : {0, 17, 39}) {
+    row.step = step;
+    EXPECT_EQ(Draw(logits, {row}).tokens[0], together[step]);
+  }
+  EXPECT_GT(std::set<int>(together.begin(), together.end()).size(), 20u);
+}
+
+}  // namespace
+}  // namespace tangram::ops::cuda
