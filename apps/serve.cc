@@ -97,15 +97,12 @@ Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& te
 int Serve(const EngineConfig& engine, const TextConfig& text, ServerConfig config,
           const ServeConfig& serve) {
   const auto start = std::chrono::steady_clock::now();
-  const std::string host = config.host.empty() ? "0.0.0.0" : config.host;
   Server server(std::move(config));
   if (auto status = server.Listen(); !status) return Fail(status.error());
   auto model = Load(engine, text, serve);
   if (!model) return Fail(model.error());
-  server.SetReady(std::move(*model));
   LogInfo("init engine (load, KV cache, tokenizer) took {:.2f} seconds", SecondsSince(start));
-  LogInfo("Starting Tangram API server on http://{}:{}", host, server.port());
-  LogInfo("Application startup complete.");
+  server.SetReady(std::move(*model));
   if (auto status = server.Run(); !status) return Fail(status.error());
   return kExitOk;
 }

@@ -68,7 +68,7 @@ class HttpClient::Connection {
 
   error_code ReadEvents(Parser& parser, const OnData& on_data) {
     SseReader reader;
-    parser.eager(true);
+    parser.eager(false);  // else read_some returns only when the message is whole
     bool wanted = true;
     while (wanted && !parser.is_done()) {
       error_code error;
