@@ -12,8 +12,10 @@ void DeclareModel(Options& options, EngineConfig& config, TextConfig& text) {
       .Alias("-m");
   options.Add("tokenizer", &text.tokenizer, "file or folder of the tokenizer, if not the model's");
   options.Add("chat-template", &text.chat_template, "a Jinja file or text, if not the model's");
-  options.AddWords("load-format", &config.dummy_weights, {"auto", "gguf", "safetensors"}, {"dummy"},
-                   "dummy: seeded random weights");
+  options.AddWords<bool>(
+      "load-format", &config.dummy_weights,
+      {{"auto", false}, {"gguf", false}, {"safetensors", false}, {"dummy", true}},
+      "dummy: seeded random weights");
   options.Add("max-model-len", &config.max_model_len, "longest context, tokens; 0: the model's");
   options.Add("seed", &config.seed, "of dummy weights, and of requests without a seed");
 }
@@ -43,11 +45,39 @@ void DeclareScheduling(Options& options, EngineConfig& config) {
   options.Add("max-num-batched-tokens", &config.max_num_batched_tokens, "tokens of a step");
   options.Add("max-queued-requests", &config.max_queued_requests,
               "that wait; more are answered 503");
-  options.AddWords("scheduling-policy", &config.priority_policy, {"fcfs"}, {"priority"},
-                   "order of waiting requests");
+  options.AddWords<bool>("scheduling-policy", &config.priority_policy,
+                         {{"fcfs", false}, {"priority", true}}, "order of waiting requests");
   options.Add("num-threads", &config.num_threads, "of the CPU backend; 0: one a core").Alias("-t");
   options.Add("reference-backend", &config.reference_backend,
               "the plain, slow operations, for comparisons");
+}
+
+void DeclareCompression(Options& options, EngineConfig& config) {
+  CompressionConfig& c = config.compression;
+  options.Group("KV cache compression");
+  options.Add("compression-ratio", &c.ratio, "share of the KV cache that is kept; 1: all");
+  options.Add("compression-profile", &config.compression_profile,
+              "file of demands and gate, needed with a ratio below 1");
+  options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
+  options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
+  options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
+  options.Add("compression-floor-min", &c.floor,
+              "shortest length that is left; 0: sinks and window, rounded up to a page");
+  options.AddWords<Scorer>("compression-scorer", &c.scorer,
+                           {{"gate", Scorer::kGate},
+                            {"reconstruction", Scorer::kReconstruction},
+                            {"fastkvzip", Scorer::kFastKvzip},
+                            {"keydiff", Scorer::kKeyDiff},
+                            {"expected_attention", Scorer::kExpectedAttention},
+                            {"snapkv", Scorer::kSnapKv},
+                            {"tova", Scorer::kTova},
+                            {"streamingllm", Scorer::kStreamingLlm}},
+                           "what says which tokens stay");
+  options.AddWords<BudgetLevel>("compression-level", &c.level,
+                                {{"uniform", BudgetLevel::kUniform},
+                                 {"per-layer", BudgetLevel::kPerLayer},
+                                 {"cross-layer", BudgetLevel::kCrossLayer}},
+                                "among which heads the kept tokens are shared out");
 }
 
 }  // namespace
@@ -55,6 +85,7 @@ void DeclareScheduling(Options& options, EngineConfig& config) {
 void DeclareModelOptions(Options& options, EngineConfig& config, TextConfig& text) {
   DeclareModel(options, config, text);
   DeclareCache(options, config);
+  DeclareCompression(options, config);
   DeclareScheduling(options, config);
 }
 
@@ -83,16 +114,9 @@ void DeclareForeignEngineOptions(Options& options) {
   one_device("nnodes", "1");
   one_device("node-rank", "0");
   options.Refuse("headless", Kind::kFlag, "false", "one device of one machine is served");
-  const auto compression = [&](const char* name, Kind kind, const char* harmless) {
-    options.Refuse(name, kind, harmless, "KV cache compression is not in this version");
-  };
-  compression("enable-compression", Kind::kFlag, "false");
-  compression("compression-ratio", Kind::kValue, "1");
-  for (const char* name :
-       {"compression-chunk-size", "compression-window-size", "compression-n-sink-tokens",
-        "compression-floor-min", "compression-scorer", "compression-level", "compression-gate-path",
-        "head-group-cluster-map"}) {
-    compression(name, Kind::kValue, "");
+  options.Accept("enable-compression", Kind::kFlag, "a --compression-ratio below 1 is the switch");
+  for (const char* name : {"compression-gate-path", "head-group-cluster-map"}) {
+    options.Refuse(name, Kind::kValue, "", "gate and groups come from --compression-profile");
   }
   options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");
   options.Refuse("enable-lora", Kind::kFlag, "false", "adapters are not served");

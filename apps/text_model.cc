@@ -4,39 +4,16 @@
 #include <fstream>
 #include <sstream>
 
+#include "gguf_tokenizer.h"
 #include "model/gguf.h"
 
 namespace tangram {
 namespace {
 
-std::vector<std::string> Strings(const GgufFile& file, const char* key) {
-  const auto found = file.StringArray(key);
-  return found ? std::vector<std::string>(found->begin(), found->end())
-               : std::vector<std::string>();
-}
-
-std::string String(const GgufFile& file, const char* key) {
-  return std::string(file.String(key).value_or(""));
-}
-
 // The tokenizer's metadata, or kLoad: a GGUF file of weights alone has none.
-Result<GgufTokenizer> ReadGgufTokenizer(const std::string& path) {
+Result<GgufTokenizer> OpenGgufTokenizer(const std::string& path) {
   TANGRAM_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
-  GgufTokenizer made;
-  made.model = String(file, "tokenizer.ggml.model");
-  made.pre = String(file, "tokenizer.ggml.pre");
-  made.tokens = Strings(file, "tokenizer.ggml.tokens");
-  made.merges = Strings(file, "tokenizer.ggml.merges");
-  for (const int64_t type :
-       file.IntArray("tokenizer.ggml.token_type").value_or(std::vector<int64_t>())) {
-    made.token_types.push_back(static_cast<int32_t>(type));
-  }
-  made.bos_id = file.Int("tokenizer.ggml.bos_token_id");
-  made.eos_id = file.Int("tokenizer.ggml.eos_token_id");
-  made.eot_id = file.Int("tokenizer.ggml.eot_token_id");
-  made.add_bos = file.Bool("tokenizer.ggml.add_bos_token");
-  made.add_eos = file.Bool("tokenizer.ggml.add_eos_token");
-  made.chat_template = String(file, "tokenizer.chat_template");
+  GgufTokenizer made = ReadGgufTokenizer(file);
   if (made.tokens.empty()) {
     return MakeError(ErrorKind::kLoad, path + " holds no tokenizer: name one with --tokenizer",
                      "--tokenizer");
@@ -68,7 +45,7 @@ Result<std::shared_ptr<const ChatTemplate>> Optional(Result<ChatTemplate> loaded
 
 Result<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path) {
   if (!LooksLikeGguf(path)) return Tokenizer::FromFolder(path);
-  TANGRAM_ASSIGN_OR_RETURN(const GgufTokenizer source, ReadGgufTokenizer(path));
+  TANGRAM_ASSIGN_OR_RETURN(const GgufTokenizer source, OpenGgufTokenizer(path));
   return Tokenizer::FromGguf(source);
 }
 
@@ -77,7 +54,7 @@ Result<TextModel> LoadTextModel(const std::string& model_path, const TextConfig&
   TANGRAM_ASSIGN_OR_RETURN(const std::string source, TemplateSource(config.chat_template));
   TextModel made;
   if (LooksLikeGguf(path)) {
-    TANGRAM_ASSIGN_OR_RETURN(const GgufTokenizer metadata, ReadGgufTokenizer(path));
+    TANGRAM_ASSIGN_OR_RETURN(const GgufTokenizer metadata, OpenGgufTokenizer(path));
     TANGRAM_ASSIGN_OR_RETURN(made.tokenizer, Tokenizer::FromGguf(metadata));
     TANGRAM_ASSIGN_OR_RETURN(made.chat_template,
                              Optional(ChatTemplate::FromGguf(metadata, source)));

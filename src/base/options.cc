@@ -187,20 +187,6 @@ template Options::Option& Options::Add(std::string, std::string*, std::string);
 template Options::Option& Options::Add(std::string, std::vector<std::string>*, std::string);
 template Options::Option& Options::Add(std::string, std::chrono::milliseconds*, std::string);
 
-Options::Option& Options::AddWords(std::string name, bool* value, Values when_false,
-                                   Values when_true, std::string help) {
-  Option option{.name = std::move(name), .group = {}, .help = std::move(help)};
-  option.choices = when_false;
-  option.choices.insert(option.choices.end(), when_true.begin(), when_true.end());
-  option.show = [value, when_false, when_true] { return (*value ? when_true : when_false)[0]; };
-  option.default_text = option.show();
-  option.set = [value, when_true](const Values& given) {
-    *value = std::find(when_true.begin(), when_true.end(), given.back()) != when_true.end();
-    return Status{};
-  };
-  return Declare(std::move(option));
-}
-
 Options::Option& Options::Accept(std::string name, Kind kind, std::string why) {
   Option option{.name = name, .group = {}, .help = why, .kind = kind};
   option.set = [this, name, why](const Values&) {

@@ -62,9 +62,10 @@ class Options {
   template <class T>
   Option& Add(std::string name, T* value, std::string help);
 
-  // A choice between two behaviours that are named by words: the first of each is its name, the
-  // others mean the same.
-  Option& AddWords(std::string name, bool* value, Values when_false, Values when_true,
+  // An option whose values are words, each of which stands for a value of *value; of several for
+  // the same one the first is its name.
+  template <class T>
+  Option& AddWords(std::string name, T* value, std::vector<std::pair<std::string, T>> words,
                    std::string help);
 
   // A flag of other servers that changes nothing here: parsed, and told in one warning.
@@ -101,5 +102,26 @@ class Options {
   std::vector<std::string> warnings_;
   bool help_wanted_ = false;
 };
+
+template <class T>
+Options::Option& Options::AddWords(std::string name, T* value,
+                                   std::vector<std::pair<std::string, T>> words, std::string help) {
+  Option option{.name = std::move(name), .group = {}, .help = std::move(help)};
+  for (const auto& word : words) option.choices.push_back(word.first);
+  option.show = [value, words] {
+    for (const auto& [word, meaning] : words) {
+      if (meaning == *value) return word;
+    }
+    return std::string();
+  };
+  option.default_text = option.show();
+  option.set = [value, words](const Values& given) {
+    for (const auto& [word, meaning] : words) {
+      if (word == given.back()) *value = meaning;
+    }
+    return Status{};
+  };
+  return Declare(std::move(option));
+}
 
 }  // namespace tangram

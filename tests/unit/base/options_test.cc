@@ -162,10 +162,11 @@ TEST(Options, AliasesHoldForEverySource) {
   }
 }
 
-TEST(Options, WordsNameTwoBehaviours) {
+TEST(Options, WordsStandForValues) {
   bool dummy = false;
   Options options("tangram test", "A test.");
-  options.AddWords("format", &dummy, {"auto", "gguf"}, {"dummy"}, "of weights");
+  options.AddWords<bool>("format", &dummy, {{"auto", false}, {"gguf", false}, {"dummy", true}},
+                         "of weights");
   ASSERT_TRUE(options.Parse({"--format", "gguf"}));
   EXPECT_FALSE(dummy);
   ASSERT_TRUE(options.Parse({"--format", "dummy"}));
