@@ -83,8 +83,9 @@ HWY_INLINE void ScoreKeys(const Tile& tile, int row, const T* const* key, int pa
   }
 }
 
-// sums[row][dims] = scores . V for kR rows and kV vectors of dimensions from `at` on.
-template <int kR, int kV, class T>
+// sums[row][dims] = scores . V for kR rows and kV vectors of dimensions from `at` on; kWhole: all
+// of them exist.
+template <int kR, int kV, bool kWhole, class T>
 HWY_INLINE void SumValues(const Tile& tile, int row, const T* const* value, int page_size,
                           int page_columns, int num_keys, int at) {
   const DF df;
@@ -92,19 +93,19 @@ HWY_INLINE void SumValues(const Tile& tile, int row, const T* const* value, int 
   for (int r = 0; r < kR; ++r) {
     for (int v = 0; v < kV; ++v) sum[r][v] = hn::Zero(df);
   }
-  const float* scores = tile.scores + row * tile.columns;
-  const bool whole = at + kV * kLanes <= tile.dim;
+  const int left = tile.dim - at;
   for (int page = 0; page * page_size < num_keys; ++page) {
     const int keys = std::min(page_size, num_keys - page * page_size);
-    for (int j = 0; j < keys; ++j) {
+    const float* scores = tile.scores + row * tile.columns + page * page_columns;
+    const T* from = value[page] + at;
+    for (int j = 0; j < keys; ++j, from += tile.dim) {
       VF values[kV];
       for (int v = 0; v < kV; ++v) {
-        const T* from = value[page] + j * tile.dim + at + v * kLanes;
-        values[v] =
-            HWY_LIKELY(whole) ? LoadAsFloat(from) : LoadSome(from, tile.dim - at - v * kLanes);
+        values[v] = kWhole ? LoadAsFloat(from + v * kLanes)
+                           : LoadSome(from + v * kLanes, left - v * kLanes);
       }
       for (int r = 0; r < kR; ++r) {
-        const VF weight = hn::Set(df, scores[r * tile.columns + page * page_columns + j]);
+        const VF weight = hn::Set(df, scores[r * tile.columns + j]);
         for (int v = 0; v < kV; ++v) sum[r][v] = hn::MulAdd(weight, values[v], sum[r][v]);
       }
     }
@@ -228,10 +229,14 @@ void AttendPart(const Tile& tile, const PartPages<T>& pages, int page_size, int 
   }
   ForRegisterRows(tile.rows, [&](int row, auto r) HWY_ATTR {
     constexpr int kR = decltype(r)::value;
-    ForVectors(tile.padded_dim / kLanes, [&](int first, auto v) HWY_ATTR {
-      SumValues<kR, decltype(v)::value>(tile, row, pages.value, page_size, page_columns, num_keys,
-                                        first * kLanes);
+    ForVectors(tile.dim / kLanes, [&](int first, auto v) HWY_ATTR {
+      SumValues<kR, decltype(v)::value, true>(tile, row, pages.value, page_size, page_columns,
+                                              num_keys, first * kLanes);
     });
+    if (tile.dim % kLanes != 0) {
+      SumValues<kR, 1, false>(tile, row, pages.value, page_size, page_columns, num_keys,
+                              tile.padded_dim - kLanes);
+    }
   });
 }
 

@@ -60,14 +60,12 @@ class CpuBackend final : public Backend {
              [&](const SequenceSpan& s, int head) { AppendScoresOf(p, s, head); });
   }
   void Score(const ScoreParams& p) override {
-    ForHeads(p, p.num_kv_heads, [&](const BoundarySpan& s, int head) {
-      ScoreHead(p, s, head, transposed_keys());
-    });
+    ForHeads(p, p.num_kv_heads,
+             [&](const BoundarySpan& s, int head) { ScoreHead(p, s, head, transposed_keys()); });
   }
   void Compact(const CompactParams& p) override {
-    ForHeads(p, p.num_kv_heads, [&](const BoundarySpan& s, int head) {
-      CompactHead(p, s, head, transposed_keys());
-    });
+    ForHeads(p, p.num_kv_heads,
+             [&](const BoundarySpan& s, int head) { CompactHead(p, s, head, transposed_keys()); });
   }
 
   void MaxAttention(const MaxAttentionParams& p) override {

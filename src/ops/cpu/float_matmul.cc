@@ -84,7 +84,7 @@ struct FloatProduct {
       }
       for (int64_t row = 0; row < rows; row += kRows) {
         const float* x = input + (row / kRows * depth + k0) * kRows;
-        DispatchRows(static_cast<int>(std::min<int64_t>(rows - row, kRows)), [&](auto r) HWY_ATTR {
+        DispatchRows(rows - row, [&](auto r) HWY_ATTR {
           for (int v = 0; v < kGroupVectors; v += kPass) {
             MultiplyFloats<decltype(r)::value, kPass>(weight, v, count, x, sums + row * kGroupRows);
           }

@@ -23,27 +23,14 @@ inline constexpr int kGroupVectors = kGroupRows / kLanes;
 inline constexpr int kRows = kLanes == 16 ? 8 : 4;
 inline constexpr int kPass = HWY_MIN(2, kGroupVectors);  // vectors of outputs held in registers
 
-// Calls body with the number of rows as a type.
+// Calls body with a number of rows, at least `rows`, as a type: even numbers only, since each costs
+// compile time. Rows behind the last are computed and not used; x and sums have room for kRows.
 template <class Body>
-HWY_INLINE void DispatchRows(int rows, const Body& body) {
-  switch (rows) {
-    case 1:
-      return body(std::integral_constant<int, 1>());
-    case 2:
-      return body(std::integral_constant<int, 2>());
-    case 3:
-      return body(std::integral_constant<int, 3>());
-    case 4:
-      return body(std::integral_constant<int, 4>());
-    case 5:
-      return body(std::integral_constant<int, HWY_MIN(kRows, 5)>());
-    case 6:
-      return body(std::integral_constant<int, HWY_MIN(kRows, 6)>());
-    case 7:
-      return body(std::integral_constant<int, HWY_MIN(kRows, 7)>());
-    default:
-      return body(std::integral_constant<int, kRows>());
-  }
+HWY_INLINE void DispatchRows(int64_t rows, const Body& body) {
+  if (rows <= 2) return body(std::integral_constant<int, 2>());
+  if (rows <= 4) return body(std::integral_constant<int, 4>());
+  if (rows <= 6) return body(std::integral_constant<int, HWY_MIN(kRows, 6)>());
+  body(std::integral_constant<int, kRows>());
 }
 
 // Adds the bias and writes the outputs [n, n + count) of one row.
@@ -78,7 +65,7 @@ void DriveMatMul(const MatMulParams& p, MatMulContext& context) {
 
   const size_t panel_bytes = hwy::RoundUpTo(rows > 1 ? Product::WorkerBytes(depth) : 0, 64);
   const int64_t groups_a_task = std::max<int64_t>(1, num_groups / (4 * context.pool.num_threads()));
-  const size_t sums_count = rows * kGroupRows;
+  const size_t sums_count = hwy::RoundUpTo(static_cast<size_t>(rows), kRows) * kGroupRows;
   const auto group_bytes = 2 * TileBytes(p.weight.dtype, depth);
   context.pool.Run(
       static_cast<int>((num_groups + groups_a_task - 1) / groups_a_task),

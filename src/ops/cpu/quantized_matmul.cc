@@ -72,6 +72,17 @@ struct PackedSource {
   HWY_INLINE void Scales(int b, int v, VF* scales, VF* minimum) const {
     Format::Scales(Tile(v), first_block + b, v * kLanes % kTileRows, scales, minimum);
   }
+  // Asks for the same 32 values of the next group of outputs. The processor's own prefetching stops
+  // at page boundaries, which come every few hundred cycles here.
+  HWY_INLINE void PrefetchNextGroup(int b) const {
+    constexpr int kBlocks = BlockSize(Format::kStored) / kBlock;
+    constexpr size_t kBytes = TileBlockBytes(Format::kStored) / kBlocks;
+    for (size_t tile = 0; tile < kGroupRows / kTileRows; ++tile) {
+      const uint8_t* next =
+          tiles + (kGroupRows / kTileRows + tile) * tile_bytes + (first_block + b) * kBytes;
+      for (size_t i = 0; i < kBytes; i += 64) hwy::Prefetch(next + i);
+    }
+  }
 };
 
 // The same, unpacked to 16 bits once for all rows of x: for each block kGroupVectors vectors of
@@ -109,6 +120,7 @@ using PanelOf = PanelSource<Format::kScales, Format::kHasMinimum>;
 template <class Format>
 void UnpackPanel(const PackedSource<Format>& source, int num_blocks, const PanelOf<Format>& panel) {
   for (int b = 0; b < num_blocks; ++b) {
+    source.PrefetchNextGroup(b);
     for (int v = 0; v < kGroupVectors; ++v) {
       HWY_UNROLL(8)
       for (int step = 0; step < Format::kSteps; ++step) {
@@ -142,6 +154,9 @@ HWY_INLINE void MultiplyBlocks(const Source& source, int first_vector, int num_b
   }
   constexpr int kStepsPerScale = Source::kSteps / Source::kScales;
   for (int b = 0; b < num_blocks; ++b) {
+    if constexpr (kR == 1) {
+      if (first_vector == 0) source.PrefetchNextGroup(b);
+    }
     const int16_t* values = x.values + b * kRows * kBlock;
     VF scales[kV][2], minimum[kV];
     for (int v = 0; v < kV; ++v) source.Scales(b, first_vector + v, scales[v], &minimum[v]);
@@ -233,7 +248,7 @@ struct QuantizedProduct {
       for (int64_t row = 0; row < rows; row += kRows) {
         const QuantizedInput x = At(row / kRows, first);
         float* to = sums + row * kGroupRows;
-        DispatchRows(static_cast<int>(std::min<int64_t>(rows - row, kRows)), [&](auto r) HWY_ATTR {
+        DispatchRows(rows - row, [&](auto r) HWY_ATTR {
           for (int v = 0; v < kGroupVectors; v += kPass) {
             MultiplyBlocks<decltype(r)::value, kPass>(panel, v, count, x, to);
           }

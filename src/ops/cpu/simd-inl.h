@@ -6,6 +6,7 @@
 #define TANGRAM_OPS_CPU_SIMD_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <cstdint>
