@@ -1,12 +1,10 @@
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <fstream>
-#include <memory>
 #include <random>
 
 #include "bench/cuda/bench.h"
 #include "bench/cuda/decode_case.h"
+#include "bench/cuda/decode_study.h"
 #include "ops/cuda/append.h"
 #include "ops/cuda/device.h"
 
@@ -15,40 +13,6 @@ namespace {
 
 using ops::cuda::CurrentDevice;
 using ops::cuda::SplitMode;
-
-struct Model {
-  const char* name;
-  int layers;
-};
-constexpr Model kModels[] = {{"llama-3.1-8b", 32}, {"qwen3-4b", 36}};
-constexpr double kRatio = 0.3;
-constexpr int kChunk = 1024;
-
-std::vector<float> ReadRatios(const std::string& path) {
-  std::ifstream file(path);
-  int layers = 0, heads = 0;
-  file >> layers >> heads;
-  std::vector<float> ratios(size_t{1} * layers * heads);
-  for (float& ratio : ratios) file >> ratio;
-  if (!file || ratios.empty()) {
-    std::fprintf(stderr, "%s: no profile (tools/profile_ratios.py writes them)\n", path.c_str());
-    std::exit(2);
-  }
-  return ratios;
-}
-
-std::vector<int32_t> MixedContexts(int count, int shortest, int longest) {
-  std::mt19937 random(1);
-  std::uniform_real_distribution<double> log_length(std::log(shortest), std::log(longest));
-  std::vector<int32_t> contexts(count);
-  for (int32_t& context : contexts) context = static_cast<int32_t>(std::exp(log_length(random)));
-  return contexts;
-}
-
-struct Batch {
-  const char* name;
-  std::vector<int32_t> contexts;
-};
 
 // Mean time of a layer's attention with its combine, every layer once a replay.
 float LayerMicroseconds(const DecodeCase& c, bool simple) {
@@ -91,16 +55,11 @@ void BenchDecode(const std::vector<std::string>& args) {
   std::printf("%-8s %-13s %-11s %-5s %9s %9s %9s %7s %7s %8s %8s %8s %9s\n", "scorer", "model",
               "batch", "dtype", "MB/layer", "us/layer", "bound", "TB/s", "share", "uniform", "r/u",
               "combine", "invariant");
-  const Batch batches[] = {{"64x32k", std::vector<int32_t>(64, 32768)},
-                           {"8x32k", std::vector<int32_t>(8, 32768)},
-                           {"64mixed", MixedContexts(64, 1024, 131072)},
-                           {"16x4k", std::vector<int32_t>(16, 4096)},
-                           {"1x128k", std::vector<int32_t>(1, 131072)}};
   const int num_ranges = CurrentDevice().num_sms;
   for (const char* scorer : {"snapkv", "keydiff"}) {
-    for (const Model& model : kModels) {
+    for (const StudyModel& model : kStudyModels) {
       const auto ratios = ReadRatios(args[0] + "/" + scorer + "-" + model.name + ".txt");
-      for (const Batch& batch : batches) {
+      for (const DecodeContexts& batch : StudyBatches()) {
         for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
           const std::string row = std::string(scorer) + " " + model.name + " " + batch.name + " " +
                                   std::string(DTypeName(dtype));
@@ -111,7 +70,8 @@ void BenchDecode(const std::vector<std::string>& args) {
             contexts.resize(40);  // what fits
           }
           std::vector<int32_t> places;
-          const DecodeLoad load = ProfileLoad(shape, ratios, kRatio, contexts, kChunk, &places);
+          const DecodeLoad load =
+              ProfileLoad(shape, ratios, kStudyRatio, contexts, kStudyChunk, &places);
           double bytes;
           float us, combine, invariant;
           {

@@ -1,0 +1,195 @@
+// FlashInfer's batch decode over the same pages as ours: each (sequence, KV head) is a sequence of
+// its own, of one KV head; a virtual page is a page of 16 tokens. Its plan is made on the host for
+// each layer and step, and timed apart.
+//   tangram_flashinfer_decode PROFILES [FILTER]
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <flashinfer/attention/decode.cuh>
+#include <flashinfer/attention/default_decode_params.cuh>
+#include <flashinfer/attention/scheduler.cuh>
+#include <flashinfer/attention/variants.cuh>
+#include <flashinfer/pos_enc.cuh>
+#include <vector>
+
+#include "bench/cuda/bench.h"
+#include "bench/cuda/decode_case.h"
+#include "bench/cuda/decode_study.h"
+#include "ops/cuda/device.h"
+
+namespace tangram::bench {
+namespace {
+
+using ops::cuda::DeviceArray;
+using ops::cuda::kPageTokens;
+
+constexpr int kDim = 128, kGroup = 4;
+constexpr auto kNoRope = flashinfer::PosEncodingMode::kNone;
+using Variant = flashinfer::DefaultAttention<false, false, false, false>;
+constexpr size_t kFloatBytes = size_t{256} << 20, kIntBytes = size_t{8} << 20;
+
+template <class Kv>
+struct Layer {
+  using Params = flashinfer::BatchDecodeParams<__nv_bfloat16, Kv, __nv_bfloat16, int32_t>;
+  std::vector<int32_t> host_indptr;
+  DeviceArray<int32_t> indices, indptr, last;
+  DeviceArray<uint8_t> workspace;
+  flashinfer::DecodePlanInfo plan;
+  Params params;
+};
+
+template <class Kv>
+void PlanLayer(Layer<Kv>& layer, void* floats, void* pinned, cudaStream_t stream) {
+  using Params = typename Layer<Kv>::Params;
+  auto estimate =
+      flashinfer::BatchDecodeWithPagedKVCacheWorkEstimationDispatched<kGroup, kDim, kNoRope,
+                                                                      Variant, Params>;
+  TANGRAM_CUDA_CHECK((flashinfer::DecodePlan<kDim, kNoRope, Variant, Params>(
+      floats, kFloatBytes, layer.workspace.data(), pinned, kIntBytes, layer.plan,
+      layer.host_indptr.data(), layer.host_indptr.size() - 1, kGroup, kPageTokens, false, stream,
+      estimate)));
+}
+
+template <class Kv>
+void RunLayer(Layer<Kv>& layer, void* floats, cudaStream_t stream) {
+  using flashinfer::GetPtrFromBaseOffset;
+  auto params = layer.params;
+  void* ints = layer.workspace.data();
+  params.request_indices = GetPtrFromBaseOffset<int32_t>(ints, layer.plan.request_indices_offset);
+  params.kv_tile_indices = GetPtrFromBaseOffset<int32_t>(ints, layer.plan.kv_tile_indices_offset);
+  params.o_indptr = GetPtrFromBaseOffset<int32_t>(ints, layer.plan.o_indptr_offset);
+  params.kv_chunk_size_ptr =
+      GetPtrFromBaseOffset<int32_t>(ints, layer.plan.kv_chunk_size_ptr_offset);
+  params.padded_batch_size = layer.plan.padded_batch_size;
+  __nv_bfloat16* values = nullptr;
+  float* sums = nullptr;
+  if (layer.plan.split_kv) {
+    values = GetPtrFromBaseOffset<__nv_bfloat16>(floats, layer.plan.v_offset);
+    sums = GetPtrFromBaseOffset<float>(floats, layer.plan.s_offset);
+  }
+  TANGRAM_CUDA_CHECK((flashinfer::BatchDecodeWithPagedKVCacheDispatched<kDim, kNoRope, Variant>(
+      params, values, sums, true, stream)));
+}
+
+template <class Kv>
+Layer<Kv> MakeLayer(const DecodeCase& c, int index, __nv_bfloat16* out) {
+  Layer<Kv> layer;
+  layer.host_indptr = {0};
+  std::vector<int32_t> indices, last;
+  for (int t = 0; t < c.size(); ++t) {
+    for (int head = 0; head < c.shape().kv_heads; ++head) {
+      for (int64_t page : c.VirtualPages(index, t, head)) indices.push_back(static_cast<int>(page));
+      layer.host_indptr.push_back(static_cast<int>(indices.size()));
+      last.push_back((c.EntryTokens(index, t, head) - 1) % kPageTokens + 1);
+    }
+  }
+  layer.indices = DeviceArray<int32_t>(indices);
+  layer.indptr = DeviceArray<int32_t>(layer.host_indptr);
+  layer.last = DeviceArray<int32_t>(last);
+  layer.workspace = DeviceArray<uint8_t>(kIntBytes);
+  const auto ours = c.attention_params(index);
+  Kv* pool = static_cast<Kv*>(ours.kv.pool);
+  const int64_t strides[3] = {2 * kPageTokens * kDim, kDim, kDim};
+  auto& params = layer.params;
+  params.paged_kv = flashinfer::paged_kv_t<Kv, int32_t>(
+      1, kPageTokens, kDim, static_cast<uint32_t>(last.size()), flashinfer::QKVLayout::kNHD, pool,
+      pool + kPageTokens * kDim, strides, layer.indices.data(), layer.indptr.data(),
+      layer.last.data());
+  params.q = const_cast<__nv_bfloat16*>(ours.q);
+  params.o = out;
+  params.num_qo_heads = kGroup;
+  params.q_stride_n = kGroup * kDim;
+  params.q_stride_h = kDim;
+  params.window_left = -1;
+  params.sm_scale = ours.scale;
+  params.rope_rcp_scale = params.rope_rcp_theta = 1;
+  return layer;
+}
+
+template <class Kv>
+void Measure(const char* row, const DecodeShape& shape, const DecodeLoad& load,
+             const std::vector<int32_t>& places) {
+  const DecodeCase c(shape, load, places, ops::cuda::SplitMode::kEqualRanges,
+                     ops::cuda::CurrentDevice().num_sms, false, 1);
+  DeviceArray<__nv_bfloat16> out(size_t{1} * c.size() * shape.q_heads * kDim);
+  DeviceArray<uint8_t> floats(kFloatBytes);
+  void* pinned = nullptr;
+  TANGRAM_CUDA_CHECK(cudaMallocHost(&pinned, kIntBytes));
+  std::vector<Layer<Kv>> layers;
+  double bytes = 0;
+  for (int i = 0; i < shape.layers; ++i) {
+    layers.push_back(MakeLayer<Kv>(c, i, out.data()));
+    bytes += c.LayerBytes(i);
+  }
+  double plan_us = 1e9;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
+    const auto start = std::chrono::steady_clock::now();
+    for (auto& layer : layers) {
+      PlanLayer(layer, floats.data(), pinned, nullptr);
+      TANGRAM_CUDA_CHECK(
+          cudaStreamSynchronize(nullptr));  // before the pinned buffer is filled again
+    }
+    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
+    plan_us = std::min(plan_us, time.count() / shape.layers);
+  }
+  const float run = GraphMicroseconds(shape.layers, 5, [&](int i, cudaStream_t stream) {
+    RunLayer(layers[i], floats.data(), stream);
+  });
+  // The same function of the same data: layer 0 of ours beside it.
+  RunLayer(layers[0], floats.data(), nullptr);
+  c.Plan(nullptr);
+  c.Attend(0, false, nullptr);
+  const auto mine = c.Output();
+  const auto theirs = out.Download();
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < mine.size(); ++i) {
+    difference += std::pow(mine[i] - static_cast<float>(theirs[i]), 2);
+    norm += std::pow(mine[i], 2);
+  }
+  const float ours = GraphMicroseconds(
+      shape.layers, 5, [&](int i, cudaStream_t stream) { c.Attend(i, false, stream, i > 0); });
+  std::printf(
+      "%-40s %8.1f MB/layer: FlashInfer run %8.2f us + plan %7.2f us a layer; ours %8.2f us + "
+      "plan; "
+      "run %.3fx, with plan %.3fx; difference %.1e\n",
+      row, 1e-6 * bytes / shape.layers, run, plan_us, ours, run / ours, (run + plan_us) / ours,
+      std::sqrt(difference / norm));
+  std::fflush(stdout);
+  cudaFreeHost(pinned);
+}
+
+}  // namespace
+}  // namespace tangram::bench
+
+int main(int argc, char** argv) {
+  using namespace tangram;
+  using namespace tangram::bench;
+  const std::string profiles = argc > 1 ? argv[1] : ".", filter = argc > 2 ? argv[2] : "";
+  std::printf("# FlashInfer decode: %s\n", DescribeDevice().c_str());
+  for (const char* scorer : {"snapkv", "keydiff"}) {
+    for (const StudyModel& model : kStudyModels) {
+      for (const DecodeContexts& batch : StudyBatches()) {
+        for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
+          auto contexts = batch.contexts;
+          if (dtype == DType::kBF16 && contexts.size() == 64) contexts.resize(40);
+          const std::string row = std::string(scorer) + " " + model.name + " " +
+                                  std::to_string(contexts.size()) + ":" + batch.name + " " +
+                                  std::string(DTypeName(dtype));
+          if (row.find(filter) == std::string::npos) continue;
+          const DecodeShape shape{model.layers, 32, 8, kDim, 4, dtype};
+          std::vector<int32_t> places;
+          const auto load =
+              ProfileLoad(shape, ReadRatios(profiles + "/" + scorer + "-" + model.name + ".txt"),
+                          kStudyRatio, contexts, kStudyChunk, &places);
+          if (dtype == DType::kBF16) {
+            Measure<__nv_bfloat16>(row.c_str(), shape, load, places);
+          } else {
+            Measure<__nv_fp8_e4m3>(row.c_str(), shape, load, places);
+          }
+        }
+      }
+    }
+  }
+}
