@@ -9,8 +9,9 @@ namespace tangram {
 namespace {
 
 constexpr int kAnyTable = -1;  // of states at boundary 0
-constexpr int64_t kAwaited = int64_t{1}
-                             << 62;  // stamps near it are of states that somebody waits for
+// Stamps near these are of states that somebody waits for, and above of those that running
+// sequences hold.
+constexpr int64_t kAwaited = int64_t{1} << 62, kHeld = kAwaited + kAwaited / 2;
 
 std::span<const int32_t> First(std::span<const int32_t> tokens, int count) {
   return tokens.first(std::min<size_t>(tokens.size(), count));
@@ -173,7 +174,7 @@ void PrefixCache::Evict(int64_t num_free) {
                   num_free - pool_->num_free(), pool_->num_evictable());
     CacheBlock* oldest = *leaves_.begin();
     if (AllHeld(*oldest)) {  // in use: behind all others, until it is touched
-      Stamp(oldest, kAwaited + ++clock_);
+      Stamp(oldest, kHeld + ++clock_);
       ++skipped;
     } else {
       RemoveLeaf(oldest);

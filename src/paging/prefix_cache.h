@@ -61,7 +61,7 @@ class PrefixCache {
   // Never more than `max_tail` tokens behind a boundary of a table that compresses.
   Match Find(const Kind& kind, std::span<const int32_t> tokens, int max_tail);
   // Evicts what Find would give only after all that nobody waits for, and after what those of a
-  // higher rank wait for. Until the next Find.
+  // higher rank wait for. Until the next Find. |rank| is below 2^60.
   void Await(const Kind& kind, std::span<const int32_t> tokens, int max_tail, int64_t rank);
   // Keeps the slot's pages that hold `tokens` where the cache has none for them yet.
   void Insert(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot, Extent extent);

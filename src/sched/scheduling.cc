@@ -132,7 +132,9 @@ void Scheduler::Impl::Enqueue(Sequence& seq) {
   waiting_[seq.order] = &seq;
   if (!config_.enable_prefix_caching) return;
   const std::span<const TokenId> tokens = seq.tokens;
-  const int64_t rank = (int64_t{seq.order.first} << 40) + int64_t(seq.order.second);
+  constexpr int kMost = 1 << 19;  // farther apart, priorities are alike here
+  const int priority = std::clamp(seq.order.first, -kMost, kMost);
+  const int64_t rank = (int64_t{priority} << 40) + static_cast<int64_t>(seq.order.second);
   cache_.Await(KindOf(seq), tokens.first(tokens.size() - 1),
                TableOf(seq).chunk() - config_.lookback, rank);
 }
