@@ -148,6 +148,9 @@ void ReadCommon(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest* r
   fields->Read("truncate_prompt_tokens", &request->truncate_prompt_tokens, -1, kMaxInt);
   if (request->truncate_prompt_tokens == 0) fields->Fail("truncate_prompt_tokens", "must not be 0");
   fields->Read("priority", &request->priority, std::numeric_limits<int32_t>::min(), kMaxInt);
+  float ratio = 0;
+  fields->Read("compression_ratio", &ratio, 0, 1);
+  if (fields->Find("compression_ratio")) request->compression_ratio = ratio;
   fields->Read("cache_salt", &request->cache_salt);
   if (fields->Find("cache_salt") && request->cache_salt.empty()) {
     fields->Fail("cache_salt", "must not be empty");

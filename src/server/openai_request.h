@@ -47,6 +47,7 @@ struct OpenAiRequest {
   bool echo = false;
   int priority = 0;
   std::string cache_salt;
+  std::optional<float> compression_ratio;  // the server's if absent; 1 opts out
 
   bool stream = false;
   bool include_usage = false;
