@@ -60,8 +60,7 @@ Status Generation::Submit(const ListenerFactory& make_listener) {
     request.sampling = request_.sampling;
     request.stop = StopOf(i);
     request.priority = request_.priority;
-    request.compression_ratio =
-        request_.compression_ratio.value_or(model_->engine->info().compression.ratio);
+    request.compression_ratio = request_.compression_ratio;
     if (!request_.cache_salt.empty()) {
       request.cache_salt = std::hash<std::string>{}(request_.cache_salt);
     }
@@ -133,8 +132,6 @@ void Generation::Time(const TokenEvent& event, Choice* choice) {
     choice->record.decode += seconds;
     metrics_->OnNextToken(seconds);
   }
-  choice->usage.logical_tokens = event.logical_tokens;
-  choice->usage.resident_tokens = event.resident_tokens;
   choice->last_token = now;
   ++choice->usage.completion_tokens;
 }
@@ -208,8 +205,6 @@ Usage Generation::TotalUsage() const {
     total.prompt_tokens += choice.usage.prompt_tokens;
     total.completion_tokens += choice.usage.completion_tokens;
     total.cached_tokens += choice.usage.cached_tokens;
-    total.logical_tokens += choice.usage.logical_tokens;
-    total.resident_tokens += choice.usage.resident_tokens;
   }
   return total;
 }

@@ -14,6 +14,7 @@ using boost::system::error_code;
 namespace {
 
 constexpr auto kLinger = std::chrono::milliseconds(2000);
+constexpr int kSendBuffer = 256 << 10;
 constexpr size_t kReadSize = 4096;
 constexpr size_t kReadAhead = 64u << 10;  // of a client that sends requests before it got its reply
 
@@ -153,6 +154,8 @@ HttpConnection::HttpConnection(std::shared_ptr<HttpShared> shared, asio::ip::tcp
     : shared_(std::move(shared)), socket_(std::move(socket)) {
   error_code error;
   socket_.set_option(asio::ip::tcp::no_delay(true), error);
+  // Left alone, the kernel takes in megabytes for a client that does not read.
+  socket_.set_option(asio::socket_base::send_buffer_size(kSendBuffer), error);
   const auto endpoint = socket_.remote_endpoint(error);
   if (!error) {
     peer_ = endpoint.address().to_string() + ":" + std::to_string(endpoint.port());

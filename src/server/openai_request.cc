@@ -55,9 +55,6 @@ void RefuseUnserved(JsonFields* fields) {
   if (n > 1) fields->Fail("n", "must be 1: several choices are not supported by this server");
   fields->Read("best_of", &best_of, 1, kMaxInt);
   if (best_of != 1) fields->Fail("best_of", "must equal `n`");
-  float ratio = 1.0f;
-  fields->Read("compression_ratio", &ratio, 0, 1);
-  if (ratio != 1.0f) fields->Fail("compression_ratio", "must be 1: this server does not compress");
 }
 
 void ReadLogitBias(JsonFields* fields, int vocab_size, SamplingParams* sampling) {
@@ -137,6 +134,20 @@ void ReadStream(JsonFields* fields, const ServerConfig& config, OpenAiRequest* r
   if (!inner.ok()) fields->Fail("stream_options", inner.status().error().message);
 }
 
+// As a field of its own, or where clients of vLLM put what theirs does not know. Which ratios there
+// are is the engine's to say.
+void ReadCompression(JsonFields* fields, const EngineInfo& info, OpenAiRequest* request) {
+  request->compression_ratio = info.compression.ratio;
+  if (const Json* more = fields->Find("vllm_xargs")) {
+    if (!more->is_object()) return fields->Fail("vllm_xargs", "must be an object");
+    JsonFields inner(*more, "vllm_xargs.");
+    inner.Read("compression_ratio", &request->compression_ratio, 0, 1);
+    if (!inner.ok()) fields->Fail("vllm_xargs", inner.status().error().message);
+  }
+  fields->Read("compression_ratio", &request->compression_ratio, 0, 1);
+  if (request->compression_ratio == 0) fields->Fail("compression_ratio", "must be above 0");
+}
+
 // Fields that both APIs share. max_tokens and logprobs come before: others refer to them.
 void ReadCommon(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest* request) {
   RefuseUnserved(fields);
@@ -145,12 +156,10 @@ void ReadCommon(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest* r
   ReadSampling(fields, limits, request);
   ReadStop(fields, request);
   ReadStream(fields, limits.config, request);
+  ReadCompression(fields, limits.info, request);
   fields->Read("truncate_prompt_tokens", &request->truncate_prompt_tokens, -1, kMaxInt);
   if (request->truncate_prompt_tokens == 0) fields->Fail("truncate_prompt_tokens", "must not be 0");
   fields->Read("priority", &request->priority, std::numeric_limits<int32_t>::min(), kMaxInt);
-  float ratio = 0;
-  fields->Read("compression_ratio", &ratio, 0, 1);
-  if (fields->Find("compression_ratio")) request->compression_ratio = ratio;
   fields->Read("cache_salt", &request->cache_salt);
   if (fields->Find("cache_salt") && request->cache_salt.empty()) {
     fields->Fail("cache_salt", "must not be empty");
@@ -160,7 +169,7 @@ void ReadCommon(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest* r
   fields->Read("echo", &request->echo);
   fields->Read("add_special_tokens", &request->add_special_tokens);
   for (const char* name : {"user", "metadata", "store", "service_tier", "parallel_tool_calls",
-                           "vllm_xargs", "safety_identifier", "prompt_cache_key"}) {
+                           "safety_identifier", "prompt_cache_key"}) {
     fields->Ignore(name);
   }
 }

@@ -47,7 +47,7 @@ struct OpenAiRequest {
   bool echo = false;
   int priority = 0;
   std::string cache_salt;
-  std::optional<float> compression_ratio;  // the server's if absent; 1 opts out
+  float compression_ratio = 1.0f;  // the share of the KV cache that is kept
 
   bool stream = false;
   bool include_usage = false;

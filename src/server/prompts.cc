@@ -122,6 +122,13 @@ Result<int> FitMaxTokens(const OpenAiRequest& request, const EngineInfo& info, s
   if (info.default_max_tokens > 0) {
     max_tokens = std::min<int64_t>(max_tokens, info.default_max_tokens);
   }
+  if (request.stop.min_tokens > max_tokens && max_tokens > 0) {
+    return MakeError(
+        ErrorKind::kInvalidArgument,
+        fmt::format("`min_tokens` is too large: {}. At most {} tokens can be generated",
+                    request.stop.min_tokens, max_tokens),
+        "min_tokens");
+  }
   return static_cast<int>(max_tokens);
 }
 

@@ -94,7 +94,10 @@ TEST_F(ParseTest, WrongTypesAndRangesNameTheField) {
       {R"(,"response_format":"text")", "response_format"},
       {R"(,"structured_outputs":{"json":{}})", "structured_outputs"},
       {R"(,"guided_regex":"a+")", "guided_regex"},
-      {R"(,"compression_ratio":0.5)", "compression_ratio"},
+      {R"(,"compression_ratio":1.5)", "compression_ratio"},
+      {R"(,"compression_ratio":0)", "compression_ratio"},
+      {R"(,"compression_ratio":"half")", "compression_ratio"},
+      {R"(,"vllm_xargs":{"compression_ratio":2})", "vllm_xargs"},
       {R"(,"suffix":"end")", "suffix"},
       {R"(,"use_beam_search":true)", "use_beam_search"},
   };
@@ -201,6 +204,14 @@ TEST_F(ParseTest, DefaultsComeFromTheModel) {
   EXPECT_FALSE(r->max_tokens.has_value());
   EXPECT_FALSE(r->add_special_tokens);
   EXPECT_EQ(Completion("")->max_tokens, 16);
+}
+
+TEST_F(ParseTest, CompressionRatio) {
+  EXPECT_FLOAT_EQ(Chat("")->compression_ratio, 1.0f);
+  info_.compression.ratio = 0.3f;
+  EXPECT_FLOAT_EQ(Chat("")->compression_ratio, 0.3f);
+  EXPECT_FLOAT_EQ(Chat(R"(,"compression_ratio":1)")->compression_ratio, 1.0f);
+  EXPECT_FLOAT_EQ(Chat(R"(,"vllm_xargs":{"compression_ratio":0.5})")->compression_ratio, 0.5f);
 }
 
 TEST_F(ParseTest, NullIsAsIfAbsent) {

@@ -262,7 +262,7 @@ TEST_F(ServerTest, PassesParametersToTheEngine) {
   Json request = Prompt("abcdefgh", 5);
   request.update(Json::parse(R"({"temperature":0.25,"seed":7,"priority":3,"cache_salt":"x",
       "truncate_prompt_tokens":2,"stop_token_ids":[9],"min_tokens":2,"ignore_eos":true,
-      "add_special_tokens":false})"));
+      "add_special_tokens":false,"compression_ratio":0.5})"));
   ASSERT_EQ(Post("/v1/completions", request).status, 200);
   const Request sent = engine_->submitted()[0];
   EXPECT_EQ(sent.prompt, (std::vector<TokenId>{'g', 'h'}));
@@ -270,6 +270,7 @@ TEST_F(ServerTest, PassesParametersToTheEngine) {
   EXPECT_EQ(sent.sampling.seed, 7u);
   EXPECT_EQ(sent.priority, 3);
   EXPECT_NE(sent.cache_salt, 0u);
+  EXPECT_FLOAT_EQ(sent.compression_ratio, 0.5f);
   EXPECT_EQ(sent.stop.max_tokens, 5);
   EXPECT_EQ(sent.stop.min_tokens, 2);
   EXPECT_TRUE(sent.stop.ignore_eos);
@@ -296,6 +297,9 @@ TEST_F(ServerTest, ErrorsNameTheField) {
   EXPECT_EQ(param("/v1/completions", Prompt("a", 4096), 400), "max_tokens");
   EXPECT_EQ(param("/v1/chat/completions", ChatBody(std::string(5000, 'a')), 400), "messages");
   Json chat = ChatBody("a");
+  chat["min_tokens"] = 5000;
+  EXPECT_EQ(param("/v1/chat/completions", chat, 400), "min_tokens");
+  chat["min_tokens"] = 0;
   chat["max_completion_tokens"] = 5000;
   EXPECT_EQ(param("/v1/chat/completions", chat, 400), "max_completion_tokens");
   EXPECT_EQ(param("/detokenize", {{"tokens", {1, 300}}}, 400), "tokens");
