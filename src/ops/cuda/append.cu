@@ -121,6 +121,10 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
     const int index = retained[row] + since;
     const int64_t page = pages[int64_t{row} * p.kv.max_pages_per_row + index / kPageTokens];
     const int64_t virtual_page = page * p.kv.group_size + p.kv.head_column[place];
+    if (p.new_scores != nullptr && !value && first == 0) {
+      p.scores[virtual_page * kPageTokens + index % kPageTokens] =
+          p.new_scores[int64_t{token} * p.num_kv_heads + head - p.num_q_heads];
+    }
     out[i] = static_cast<Kv*>(p.kv.pool) + first +
              ((virtual_page * 2 + value) * kPageTokens + index % kPageTokens) * kDim;
   }

@@ -30,6 +30,10 @@ struct CudaAppendParams {
   KvView kv;
   RetainedTables tables;
   int layer;
+  // Static scorers (the gate's columns of the QKV product): put beside the token's key, or both
+  // null.
+  const float* new_scores;  // [T, Hkv]
+  float* scores;            // [virtual pages][B]
 };
 
 // d: 64, 128 or 256.

@@ -35,8 +35,11 @@ struct CompressParams {
 // everything. C <= 65536.
 void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream);
 
-// score(t) = -cos(k_t, mean over the candidates of k/|k|), keys as stored (KeyDiff, arXiv
-// 2504.15364, with our candidates).
+// score(t) = -cos(k_t, mean over candidates and window of k/|k|), keys as stored (KeyDiff, arXiv
+// 2504.15364).
 void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream);
+
+// score(t) = t: the most recent stay (StreamingLLM, arXiv 2309.17453).
+void RunScoreStreamingLlm(const CompressParams& params, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda

@@ -51,11 +51,15 @@ class AppendTest : public testing::TestWithParam<Variant> {
     DeviceArray<int32_t> positions(position), table(std::vector<int32_t>(tokens, 0));
     DeviceArray<float> inv_freq(inv_freq_), q_norm(q_norm_), k_norm(k_norm_);
     const bool norm = GetParam().norm;
+    for (int i = 0; i < tokens * shape().kv_heads; ++i) new_scores_.push_back(normal(random));
+    DeviceArray<float> new_scores(new_scores_);
+    scores_ = DeviceArray<float>(c.num_virtual_pages() * ops::cuda::kPageTokens);
+    scores_.FillBytes(0xff);
     ops::cuda::RunAppend(
         {qkv.data(), tokens, shape().q_heads, shape().kv_heads, norm ? q_norm.data() : nullptr,
          norm ? k_norm.data() : nullptr, 1e-6f, positions.data(), slot.data(), table.data(),
          inv_freq.data(), 1.25f, GetParam().interleaved, c.attention_params(1).kv,
-         c.plan_params().tables, 1},
+         c.plan_params().tables, 1, new_scores.data(), scores_.data()},
         nullptr);
     for (__nv_bfloat16 x : qkv.Download()) out_.push_back(static_cast<float>(x));
   }
@@ -112,6 +116,14 @@ class AppendTest : public testing::TestWithParam<Variant> {
     }
   }
 
+  // The score beside the token at `index` of a head's row.
+  float ScoreAt(const DecodeCase& c, int sequence, int head, int index) const {
+    const int64_t page = c.VirtualPages(1, sequence, head)[index / ops::cuda::kPageTokens];
+    return scores_.Download()[page * ops::cuda::kPageTokens + index % ops::cuda::kPageTokens];
+  }
+
+  DeviceArray<float> scores_;
+  std::vector<float> new_scores_;
   std::vector<float> inv_freq_, q_norm_, k_norm_, in_, out_;
 };
 
@@ -136,6 +148,8 @@ TEST_P(AppendTest, Decode) {
     ExpectQueries(t, position[t]);
     for (int head = 0; head < shape().kv_heads; ++head) {
       const auto kv = c.KeysValues(1, t, head);
+      EXPECT_EQ(ScoreAt(c, t, head, c.EntryTokens(1, t, head) - 1),
+                new_scores_[t * shape().kv_heads + head]);
       ExpectKv(kv, c.EntryTokens(1, t, head) - 1, t, position[t], head);
       if (head != 1) continue;
       for (size_t i = 0; i + 2 * shape().head_dim < kv.size(); ++i)

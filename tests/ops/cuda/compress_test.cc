@@ -212,7 +212,7 @@ TEST_P(CompressTest, KeyDiffScores) {
       return std::sqrt(squares);
     };
     std::vector<double> mean(d, 0.0);
-    for (int i = row.first; i < row.first + row.candidates; ++i) {
+    for (int i = row.first; i < row.old_length; ++i) {
       const float* key = &kv[size_t{2} * i * d];
       for (int k = 0; k < d; ++k) mean[k] += key[k] / norm(key);
     }
@@ -222,6 +222,17 @@ TEST_P(CompressTest, KeyDiffScores) {
       for (int k = 0; k < d; ++k) dot += key[k] * mean[k];
       ASSERT_NEAR(row_scores[i], -dot / (norm(key) * norm(mean)), 2e-6);
     }
+  });
+}
+
+TEST_P(CompressTest, StreamingLlmKeepsTheMostRecent) {
+  scores_.FillBytes(0xff);
+  ops::cuda::RunScoreStreamingLlm(Params(0, GetParam().layers), nullptr);
+  const auto scores = scores_.Download();
+  ForEachRow([&](int layer, int t, int head) {
+    const Row row = RowAt(case_, layer, t, head);
+    const auto row_scores = RowScores(scores, layer, t, head);
+    for (int i = row.first; i < row.first + row.candidates; ++i) ASSERT_EQ(row_scores[i], i);
   });
 }
 

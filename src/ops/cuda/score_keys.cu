@@ -50,19 +50,19 @@ __global__ void __launch_bounds__(kThreads)
     for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
     return x;
   };
-  const int end = row.first + row.candidates;
   // All lanes of a warp go round equally often, for the shuffles; past the end they add nothing.
-  const int rounds = (row.candidates + kGroups - 1) / kGroups;
+  const int rounds = (row.old_length - row.first + kGroups - 1) / kGroups;
 
   float sum[kPerLane] = {};
 #pragma unroll 4
   for (int round = 0; round < rounds; ++round) {
     const int index = row.first + round * kGroups + group;
     float key[kPerLane], squares = 0;
-    load(min(index, end - 1), key);
+    load(min(index, row.old_length - 1), key);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) squares += key[i] * key[i];
-    const float scale = index < end ? rsqrtf(fmaxf(sum_lanes(squares), 1e-24f)) : 0;
+    squares = sum_lanes(squares);
+    const float scale = index < row.old_length ? rsqrtf(fmaxf(squares, 1e-24f)) : 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) sum[i] += key[i] * scale;
   }
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int round = 0; round < rounds; ++round) {
     const int index = row.first + round * kGroups + group;
     float key[kPerLane], dot = 0, key_squares = 0;
-    load(min(index, end - 1), key);
+    load(min(index, row.old_length - 1), key);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       dot += key[i] * direction[i];
@@ -92,17 +92,30 @@ __global__ void __launch_bounds__(kThreads)
     }
     dot = sum_lanes(dot);
     key_squares = sum_lanes(key_squares);
-    if (index < end && threadIdx.x % kLanes == 0) {
+    if (index < row.first + row.candidates && threadIdx.x % kLanes == 0) {
       p.scores[row.VirtualPage(index) * kPageTokens + index % kPageTokens] =
           -dot * mean_scale * rsqrtf(fmaxf(key_squares, 1e-24f));
     }
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    ScoreStreamingKernel(const __grid_constant__ CompressParams p) {
+  const CompressRow row = LoadCompressRow(p, blockIdx.x);
+  for (int i = threadIdx.x; i < row.candidates; i += kThreads) {
+    const int index = row.first + i;
+    p.scores[row.VirtualPage(index) * kPageTokens + index % kPageTokens] =
+        static_cast<float>(index);
+  }
+}
+
+int Blocks(const CompressParams& params) {
+  return params.batch.size * params.num_layers * params.num_kv_heads;
+}
+
 template <class Kv>
 void Launch(const CompressParams& params, cudaStream_t stream) {
-  const int blocks = params.batch.size * params.num_layers * params.num_kv_heads;
-  auto run = [&](auto kernel) { kernel<<<blocks, kThreads, 0, stream>>>(params); };
+  auto run = [&](auto kernel) { kernel<<<Blocks(params), kThreads, 0, stream>>>(params); };
   switch (params.kv.head_dim) {
     case 64:
       run(ScoreKeyDiffKernel<Kv, 64>);
@@ -129,6 +142,12 @@ void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
   } else {
     Launch<__nv_bfloat16>(params, stream);
   }
+}
+
+void RunScoreStreamingLlm(const CompressParams& params, cudaStream_t stream) {
+  if (params.batch.size == 0) return;
+  ScoreStreamingKernel<<<Blocks(params), kThreads, 0, stream>>>(params);
+  TANGRAM_CUDA_CHECK_LAUNCH();
 }
 
 }  // namespace tangram::ops::cuda

@@ -1,0 +1,213 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "ops/cuda/decode_plan.h"
+#include "ops/cuda/device_array.h"
+#include "ops/cuda/row_length.cuh"
+
+namespace tangram {
+namespace {
+
+using namespace ops::cuda;
+
+constexpr int kLayers = 100, kRows = 48, kBoundaries = 4, kTables = 2, kChunk = 1024;
+constexpr int kMaxTokens = 512, kMaxHeads = 8, kMaxRanges = 200;
+
+// One random composition of a batch, and the plans of all its layers as the device made them.
+struct Composition {
+  int size, heads, ranges;
+  SplitMode mode;
+  PlanCosts costs;
+  std::vector<int32_t> slot, num_tokens, table, retained, head_row, head_column;
+  std::vector<PlanEntry> entries;
+  std::vector<PlanRange> range_starts;
+  std::vector<PlanSplit> splits;
+  std::vector<int32_t> num_splits;
+
+  int entries_per_layer() const { return size * heads; }
+  int unit_pages() const { return mode == SplitMode::kBatchInvariant ? kInvariantUnitPages : 1; }
+};
+
+Composition Draw(std::mt19937& random) {
+  Composition c;
+  const int sizes[] = {1, 2, 7, 16, 64};
+  c.size = random() % 50 == 0 ? kMaxTokens : sizes[random() % 5];
+  c.heads = 1 << random() % 4;
+  const int ranges[] = {1, 7, 132, kMaxRanges};
+  c.ranges = ranges[random() % 4];
+  c.mode = random() % 3 == 0 ? SplitMode::kBatchInvariant : SplitMode::kEqualRanges;
+  c.costs = {static_cast<int>(random() % 100), 16 + static_cast<int>(random() % 64)};
+  const int longest = 1 << random() % 12;  // up to 2 * kChunk
+  for (int t = 0; t < c.size; ++t) {
+    c.slot.push_back(static_cast<int>(random() % 1000));
+    c.num_tokens.push_back(random() % 5 == 0 ? 0 : 1 + static_cast<int>(random() % longest));
+    c.table.push_back(static_cast<int>(random() % kTables));
+  }
+  for (int i = 0; i < kTables * kBoundaries; ++i) {
+    for (int row = 0; row < kRows; ++row) {
+      c.retained.push_back(i % kBoundaries * static_cast<int>(random() % 65) * kPageTokens);
+    }
+  }
+  for (int i = 0; i < kLayers * c.heads; ++i) {
+    c.head_row.push_back(static_cast<int>(random() % kRows));
+    c.head_column.push_back(static_cast<int>(random() % 4));
+  }
+  return c;
+}
+
+void PlanOnDevice(Composition& c) {
+  const int entries = c.entries_per_layer();
+  const int max_splits = MaxSplits(c.mode, entries, c.ranges);
+  DeviceArray<int32_t> slot(c.slot), num_tokens(c.num_tokens), table(c.table), retained(c.retained),
+      head_row(c.head_row), head_column(c.head_column), num_splits(kLayers);
+  DeviceArray<PlanEntry> device_entries(size_t{kLayers} * (entries + 1));
+  DeviceArray<PlanRange> device_ranges(size_t{kLayers} * (c.ranges + 1));
+  DeviceArray<PlanSplit> device_splits(size_t{kLayers} * max_splits);
+  device_entries.FillBytes(0xff);
+  device_ranges.FillBytes(0xff);
+  device_splits.FillBytes(0xff);
+  RunDecodePlan({{c.size, slot.data(), num_tokens.data(), table.data()},
+                 {retained.data(), kBoundaries, kRows, kChunk},
+                 head_row.data(),
+                 head_column.data(),
+                 c.heads,
+                 c.mode,
+                 c.costs,
+                 {device_entries.data(), device_ranges.data(), device_splits.data(),
+                  num_splits.data(), kLayers, entries, c.ranges, max_splits}},
+                nullptr);
+  c.entries = device_entries.Download();
+  c.range_starts = device_ranges.Download();
+  c.splits = device_splits.Download();
+  c.num_splits = num_splits.Download();
+}
+
+// The oracle: what each entry of a layer must be, and that ranges, segments and splits make each
+// page once, at equal cost, with slots of their own.
+class LayerChecker {
+ public:
+  LayerChecker(const Composition& c, int layer)
+      : c_(c),
+        layer_(layer),
+        entries_(&c.entries[size_t{1} * layer * (c.entries_per_layer() + 1)]),
+        ranges_(&c.range_starts[size_t{1} * layer * (c.ranges + 1)]) {}
+
+  void CheckEntries() const {
+    const RetainedTables tables = {c_.retained.data(), kBoundaries, kRows, kChunk};
+    int units = 0;
+    for (int entry = 0; entry < c_.entries_per_layer(); ++entry) {
+      const int t = entry / c_.heads, place = layer_ * c_.heads + entry % c_.heads;
+      const int tokens = RowLength(tables, c_.table[t], c_.head_row[place], c_.num_tokens[t]);
+      const PlanEntry& e = entries_[entry];
+      ASSERT_EQ(e.num_tokens, tokens);
+      ASSERT_EQ(e.first_unit, units);
+      ASSERT_EQ(e.table_row, c_.slot[t] * kRows + c_.head_row[place]);
+      ASSERT_EQ(e.column, c_.head_column[place]);
+      units += Units(entry);
+    }
+    ASSERT_EQ(entries_[c_.entries_per_layer()].first_unit, units);
+  }
+
+  void CheckRanges() const {
+    const int total = entries_[c_.entries_per_layer()].first_unit;
+    ASSERT_EQ(ranges_[0].unit, 0);
+    ASSERT_EQ(ranges_[c_.ranges].unit, total);
+    int64_t cost = 0;
+    int used = 0;
+    for (int entry = 0; entry < c_.entries_per_layer(); ++entry) cost += Cost(entry);
+    for (int w = 0; w < c_.ranges; ++w) {
+      ASSERT_LE(ranges_[w].unit, ranges_[w + 1].unit);
+      used += ranges_[w].unit < total;
+      const int entry = ranges_[w].entry;
+      if (ranges_[w].unit == ranges_[w + 1].unit) continue;
+      ASSERT_LE(entries_[entry].first_unit, ranges_[w].unit);
+      ASSERT_GE(entries_[entry + 1].first_unit, ranges_[w].unit);
+    }
+    if (c_.mode != SplitMode::kEqualRanges || total == 0) return;
+    for (int w = 0; w < c_.ranges; ++w) {
+      int64_t mine = int64_t{4} * (ranges_[w + 1].unit - ranges_[w].unit);
+      for (int entry = 0; entry < c_.entries_per_layer(); ++entry) {
+        const int first = entries_[entry].first_unit;
+        if (Units(entry) > 0 && first >= ranges_[w].unit && first < ranges_[w + 1].unit) {
+          mine += c_.costs.per_entry;
+        }
+      }
+      ASSERT_LE(mine, cost / std::max(used, 1) + 4 + c_.costs.per_entry + 1) << "range " << w;
+    }
+  }
+
+  void CheckSegments() const {
+    std::vector<std::vector<int>> slots(
+        c_.entries_per_layer());  // of each entry's segments; -1: whole
+    std::set<int> all_slots;
+    int entry = 0;
+    for (int w = 0; w < c_.ranges; ++w) {
+      for (int unit = ranges_[w].unit; unit < ranges_[w + 1].unit;) {
+        while (entries_[entry + 1].first_unit <= unit) ++entry;
+        const int next = entries_[entry + 1].first_unit;
+        const bool invariant = c_.mode == SplitMode::kBatchInvariant;
+        const int stop = invariant ? unit + 1 : std::min(next, ranges_[w + 1].unit);
+        const bool whole = unit == entries_[entry].first_unit && stop == next;
+        const int slot = invariant ? unit : 2 * w + (unit != ranges_[w].unit);
+        slots[entry].push_back(whole ? -1 : slot);
+        if (!whole) {
+          ASSERT_TRUE(all_slots.insert(slot).second) << "slot " << slot << " twice";
+        }
+        unit = stop;
+      }
+    }
+    const int max_splits = MaxSplits(c_.mode, c_.entries_per_layer(), c_.ranges);
+    int expected = 0;
+    for (const auto& s : slots) expected += s.size() > 1;
+    ASSERT_EQ(c_.num_splits[layer_], expected);
+    const int step = c_.mode == SplitMode::kBatchInvariant ? 1 : 2;
+    for (int i = 0; i < expected; ++i) {
+      const PlanSplit& split = c_.splits[size_t{1} * layer_ * max_splits + i];
+      const auto& mine = slots[split.entry];
+      ASSERT_EQ(split.num_slots, static_cast<int>(mine.size()));
+      ASSERT_EQ(split.first_slot, mine[0]);
+      for (size_t k = 1; k < mine.size(); ++k) {
+        ASSERT_EQ(split.next_slot + static_cast<int>(k - 1) * step, mine[k]);
+      }
+      slots[split.entry].clear();  // each once
+    }
+  }
+
+ private:
+  int Units(int entry) const {
+    const int pages = (entries_[entry].num_tokens + kPageTokens - 1) / kPageTokens;
+    return (pages + c_.unit_pages() - 1) / c_.unit_pages();
+  }
+  int64_t Cost(int entry) const {
+    return Units(entry) > 0 ? 4 * Units(entry) + c_.costs.per_entry : 0;
+  }
+
+  const Composition& c_;
+  int layer_;
+  const PlanEntry* entries_;
+  const PlanRange* ranges_;
+};
+
+TEST(DecodePlan, HundredThousandRandomCompositions) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 1000; ++i) {
+    Composition c = Draw(random);
+    PlanOnDevice(c);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const LayerChecker checker(c, layer);
+      checker.CheckEntries();
+      if (layer % 10 == 0) checker.CheckRanges();  // the slowest
+      checker.CheckSegments();
+      ASSERT_FALSE(testing::Test::HasFatalFailure())
+          << "composition " << i << " layer " << layer << ": " << c.size << " tokens, " << c.heads
+          << " heads, " << c.ranges << " ranges";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tangram
