@@ -74,6 +74,7 @@ Result<std::vector<TokenId>> PromptTokens(const GenerateConfig& config, const Te
 Status Generate(Engine& engine, const TextModel& text, const GenerateConfig& config) {
   Request request;
   TANGRAM_ASSIGN_OR_RETURN(request.prompt, PromptTokens(config, text));
+  request.compression_ratio = engine.info().compression.ratio;
   request.sampling.temperature = static_cast<float>(config.temperature);
   request.stop.max_tokens = config.max_tokens;
   request.stop.ignore_eos = config.ignore_eos;

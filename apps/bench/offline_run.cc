@@ -28,6 +28,7 @@ Result<OfflineResult> RunOffline(Engine& engine, const std::vector<BenchPrompt>&
   for (size_t i = 0; i < prompts.size(); ++i) {
     Request request;
     request.prompt = prompts[i].tokens;
+    request.compression_ratio = engine.info().compression.ratio;
     request.sampling.temperature = 0;
     request.stop.max_tokens = prompts[i].output_len;
     request.stop.ignore_eos = true;

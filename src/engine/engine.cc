@@ -18,6 +18,8 @@ SchedulerConfig MakeSchedulerConfig(const EngineConfig& config, const ModelRunne
   made.enable_prefix_caching = config.enable_prefix_caching;
   made.priority_policy = config.priority_policy;
   made.window = config.compression.window;
+  made.lookback = config.compression.lookback();
+  made.stop_at_boundaries = config.compression.needs_own_pass();
   return made;
 }
 

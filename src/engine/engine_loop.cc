@@ -223,6 +223,8 @@ TokenEvent EngineLoop::SampleOne(const ScheduledSequence& s, const TensorView& l
                                           live.seed,
                                           position});
   TokenEvent event;
+  event.logical_tokens = position;
+  event.resident_tokens = scheduler_.table(s.table).MeanLength(position);
   if (sampled.token < 0) {
     failed_.push_back(s.id);
     sampled.token = 0;

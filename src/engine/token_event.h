@@ -23,6 +23,8 @@ struct TokenEvent {
   FinishReason reason = FinishReason::kStop;
   TokenId stop_token = -1;     // the stop id or EOS that ended it
   int num_cached_tokens = 0;   // of the prompt, from the prefix cache
+  int logical_tokens = 0;      // processed so far
+  double resident_tokens = 0;  // of those, kept: mean over rows
   double queue_seconds = 0;    // submitted to first scheduled; set with the first token
   double prefill_seconds = 0;  // first scheduled to first token; set with the first token
 };

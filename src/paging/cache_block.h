@@ -40,7 +40,9 @@ struct CacheBlock {
   // [G][retained(row) / page_size], rows one after the other; none where nothing is before.
   std::vector<int32_t> pages;
   Children children;
-  uint64_t last_used = 0;  // no less than its children's
+  int64_t last_used = 0;  // the least goes first
+  // At the top: who left it last. A common beginning stays one.
+  enum class Origin { kEnd, kAfterPrompt, kCommon } origin = Origin::kEnd;
 
   bool leaf() const { return children.empty() && !pages.empty(); }
 };

@@ -36,6 +36,14 @@ struct CompressionConfig {
   BudgetLevel level = BudgetLevel::kCrossLayer;
 
   bool enabled() const { return ratio < 1.0f; }
+  // Last tokens of a chunk whose queries the scorer must see: after a cached prefix it runs again
+  // from there. Static scores, and those of the keys alone, are there already.
+  int lookback() const {
+    if (scorer == Scorer::kExpectedAttention) return chunk;
+    return scorer == Scorer::kSnapKv || scorer == Scorer::kTova ? window : 0;
+  }
+  // Whether the model runs again over each chunk when it is whole, between two steps.
+  bool needs_own_pass() const { return scorer == Scorer::kReconstruction; }
 };
 
 }  // namespace tangram

@@ -9,9 +9,18 @@ namespace tangram {
 namespace {
 
 constexpr int kAnyTable = -1;  // of states at boundary 0
+// Stamps near these are of states that somebody waits for, and above of those that running
+// sequences hold.
+constexpr int64_t kAwaited = int64_t{1} << 62, kHeld = kAwaited + kAwaited / 2;
 
 std::span<const int32_t> First(std::span<const int32_t> tokens, int count) {
   return tokens.first(std::min<size_t>(tokens.size(), count));
+}
+
+CacheBlock::Origin OriginOf(PrefixCache::Extent extent) {
+  if (extent == PrefixCache::Extent::kAll) return CacheBlock::Origin::kEnd;
+  return extent == PrefixCache::Extent::kWholePages ? CacheBlock::Origin::kAfterPrompt
+                                                    : CacheBlock::Origin::kCommon;
 }
 
 }  // namespace
@@ -56,7 +65,13 @@ PrefixCache::Match PrefixCache::Find(const Kind& kind, std::span<const int32_t> 
   if (match.boundary > 0) match.top = state->second.get();
   const auto tail = tokens.subspan(match.boundary);
   FindTail(*state->second, full ? tail : First(tail, max_tail), match);
+  Touch(match.last);
   return match;
+}
+
+void PrefixCache::Await(const Kind& kind, std::span<const int32_t> tokens, int max_tail,
+                        int64_t rank) {
+  if (CacheBlock* last = Find(kind, tokens, max_tail).last) Stamp(last, kAwaited - rank);
 }
 
 void PrefixCache::FindTail(CacheBlock& top, std::span<const int32_t> tokens, Match& match) {
@@ -79,7 +94,7 @@ void PrefixCache::FindTail(CacheBlock& top, std::span<const int32_t> tokens, Mat
       match.copied = block;
     }
   }
-  Touch(block);
+  match.last = block;
 }
 
 void PrefixCache::Insert(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot,
@@ -89,6 +104,7 @@ void PrefixCache::Insert(const Kind& kind, std::span<const int32_t> tokens, cons
   if (extent == Extent::kWholePages) tail = First(tail, int(tail.size()) / page_size_ * page_size_);
   if (tail.empty() && slot.boundary == 0) return;
   CacheBlock* block = &Top(kind, tokens.first(slot.boundary), slot);
+  if (block->origin != CacheBlock::Origin::kCommon) block->origin = OriginOf(extent);
   bool all_mine = IsMine(*block, kind, slot, -1);  // the slot's own pages so far
   for (int index = 0; !tail.empty(); ++index) {
     const auto wanted = First(tail, page_size_);
@@ -111,12 +127,16 @@ void PrefixCache::Insert(const Kind& kind, std::span<const int32_t> tokens, cons
   Touch(block);
 }
 
+CacheBlock* PrefixCache::FindTop(const Kind& kind, std::span<const int32_t> tokens, int boundary) {
+  const HistoryChunk* chunk = history_.Find(kind.salt, tokens.first(boundary));
+  if (chunk == nullptr || chunk->depth * chunk_ != boundary) return nullptr;
+  const auto state = chunk->states.find(boundary > 0 ? kind.table : kAnyTable);
+  return state == chunk->states.end() ? nullptr : state->second.get();
+}
+
 void PrefixCache::Remove(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot) {
-  const HistoryChunk* chunk = history_.Find(kind.salt, tokens.first(slot.boundary));
-  if (chunk == nullptr || chunk->depth * chunk_ != slot.boundary) return;
-  const auto state = chunk->states.find(slot.boundary > 0 ? kind.table : kAnyTable);
-  if (state == chunk->states.end()) return;
-  CacheBlock* block = state->second.get();
+  CacheBlock* block = FindTop(kind, tokens, slot.boundary);
+  if (block == nullptr) return;
   if (slot.boundary > 0 && IsMine(*block, kind, slot, -1)) return RemoveSubtree(block);
   auto tail = tokens.subspan(slot.boundary);
   for (int index = 0; !tail.empty(); ++index) {
@@ -128,13 +148,33 @@ void PrefixCache::Remove(const Kind& kind, std::span<const int32_t> tokens, cons
   }
 }
 
+void PrefixCache::Retire(const Kind& kind, std::span<const int32_t> tokens, int boundary) {
+  CacheBlock* block = FindTop(kind, tokens, boundary);
+  if (block == nullptr || block->origin == CacheBlock::Origin::kCommon) return;
+  for (auto tail = First(tokens.subspan(boundary), chunk_); !tail.empty();) {
+    const auto [child, common] = Closest(*block, First(tail, page_size_));
+    if (common == 0) break;
+    block = child;
+    tail = tail.subspan(common);
+    if (common < page_size_) break;
+  }
+  if (!block->leaf()) return;  // others went on from here
+  retired_ -= chunk_ / page_size_ + 1;
+  for (int64_t stamp = retired_; block != nullptr && block->children.size() <= 1; ++stamp) {
+    if (block->leaf()) leaves_.erase(block);
+    block->last_used = stamp;
+    if (block->leaf()) leaves_.insert(block);
+    block = block->parent;
+  }
+}
+
 void PrefixCache::Evict(int64_t num_free) {
   for (size_t skipped = 0; pool_->num_free() < num_free;) {
     TANGRAM_CHECK(skipped < leaves_.size(), "{} pages cannot be evicted of {}",
                   num_free - pool_->num_free(), pool_->num_evictable());
     CacheBlock* oldest = *leaves_.begin();
-    if (AllHeld(*oldest)) {  // in use: young
-      Touch(oldest);
+    if (AllHeld(*oldest)) {  // in use: behind all others, until it is touched
+      Stamp(oldest, kHeld + ++clock_);
       ++skipped;
     } else {
       RemoveLeaf(oldest);
@@ -165,10 +205,9 @@ CacheBlock& PrefixCache::Top(const Kind& kind, std::span<const int32_t> tokens, 
   return top;
 }
 
-void PrefixCache::Touch(CacheBlock* block) {
+void PrefixCache::Stamp(CacheBlock* block, int64_t stamp) {
   if (block->leaf()) leaves_.erase(block);
-  ++clock_;
-  for (CacheBlock* b = block; b != nullptr; b = b->parent) b->last_used = clock_;
+  for (CacheBlock* b = block; b != nullptr; b = b->parent) b->last_used = stamp;
   if (block->leaf()) leaves_.insert(block);
 }
 
@@ -270,7 +309,6 @@ void PrefixCache::CheckBlock(const CacheBlock& block, std::vector<int32_t>& keep
     const bool whole = block.parent == nullptr || int(block.tokens.size()) == page_size_;
     TANGRAM_CHECK(whole && child->parent == &block, "below a block of {} tokens",
                   block.tokens.size());
-    TANGRAM_CHECK(child->last_used <= block.last_used, "younger than its parent");
     TANGRAM_CHECK(AnyHeld(*child) == AllHeld(*child), "pages of a block have different holders");
     TANGRAM_CHECK(!AnyHeld(*child) || AllHeld(block), "a block is held, its parent is not");
     CheckBlock(*child, keepers);

@@ -39,7 +39,8 @@ class PrefixCache {
   struct Match {
     int num_tokens = 0;
     int boundary = 0;
-    int num_remembered = 0;  // tokens up to the last boundary in common with a token history
+    int num_remembered = 0;      // tokens up to the last boundary in common with a token history
+    CacheBlock* last = nullptr;  // where it ends
     const CacheBlock* top = nullptr;        // what compression at `boundary` kept; null at 0
     std::vector<const CacheBlock*> shared;  // of tail tokens, to be used as they are; a last one
                                             // that is not full, by one who goes on in it
@@ -47,7 +48,7 @@ class PrefixCache {
         nullptr;  // after them: its first tokens are of use, in a copy of its pages
   };
   enum class Extent {
-    kCompressed,  // what compression at the boundary kept, alone
+    kCompressed,  // what compression at the boundary kept, alone: a common beginning
     kWholePages,  // and the tail, but for a page that is not full: of a sequence that runs on
     kAll,         // of a sequence that ends
   };
@@ -59,10 +60,17 @@ class PrefixCache {
 
   // Never more than `max_tail` tokens behind a boundary of a table that compresses.
   Match Find(const Kind& kind, std::span<const int32_t> tokens, int max_tail);
+  // Evicts what Find would give only after all that nobody waits for, and after what those of a
+  // higher rank wait for. Until the next Find. |rank| is below 2^60.
+  void Await(const Kind& kind, std::span<const int32_t> tokens, int max_tail, int64_t rank);
   // Keeps the slot's pages that hold `tokens` where the cache has none for them yet.
   void Insert(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot, Extent extent);
   // Keeps no page of the slot any longer but those that other states share.
   void Remove(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot);
+  // Makes the state at `boundary` the first to be evicted, as far as no other goes on from it: a
+  // longer one takes its place, or experience says that nobody comes back to it. Not one that was
+  // left as a common beginning.
+  void Retire(const Kind& kind, std::span<const int32_t> tokens, int boundary);
   // Remembers the tokens, without pages.
   void Remember(uint64_t salt, std::span<const int32_t> tokens) { history_.Add(salt, tokens); }
   // Drops the blocks used least recently, from the ends of states, until the pool has so many free
@@ -85,9 +93,12 @@ class PrefixCache {
   static std::pair<CacheBlock*, int> Closest(const CacheBlock& parent,
                                              std::span<const int32_t> tokens);
 
+  // The state at a boundary, if there is one.
+  CacheBlock* FindTop(const Kind& kind, std::span<const int32_t> tokens, int boundary);
   void FindTail(CacheBlock& top, std::span<const int32_t> tokens, Match& match);
   CacheBlock& Top(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot);
-  void Touch(CacheBlock* block);
+  void Touch(CacheBlock* block) { Stamp(block, ++clock_); }
+  void Stamp(CacheBlock* block, int64_t stamp);
   CacheBlock* AddChild(CacheBlock& parent, std::span<const int32_t> tokens);
   void Lengthen(CacheBlock& block, std::span<const int32_t> tokens);
   void SetPages(CacheBlock& block, const Kind& kind, const Slot& slot, int index);
@@ -104,8 +115,8 @@ class PrefixCache {
   PagePool* pool_;
   TokenHistory history_;
   std::set<CacheBlock*, Older> leaves_;
-  uint64_t clock_ = 0;
-  int64_t num_blocks_ = 0;  // tops included
+  int64_t clock_ = 0, retired_ = 0;  // of use, upwards; of what is retired, downwards
+  int64_t num_blocks_ = 0;           // tops included
 };
 
 }  // namespace tangram

@@ -31,6 +31,13 @@ int RetentionTable::max_tokens() const {
   return full() ? std::numeric_limits<int>::max() : static_cast<int>(sums_.size()) * chunk_;
 }
 
+double RetentionTable::MeanLength(int n) const {
+  if (full()) return n;
+  const int boundary = Boundary(n);
+  return static_cast<double>(sums_[static_cast<size_t>(boundary / chunk_)]) / num_rows_ + n -
+         boundary;
+}
+
 int RetentionTable::PeakLength(int row, int boundary, int n) const {
   const int length = Length(row, n), last = Boundary(n);
   return last <= boundary ? length : std::max(length, Retained(row, last - chunk_) + chunk_);

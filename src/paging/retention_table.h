@@ -37,6 +37,8 @@ class RetentionTable {
   }
   // Tokens that the row holds with n processed, n >= 0: what the attention of token n-1 read.
   int Length(int row, int n) const { return Retained(row, Boundary(n)) + n - Boundary(n); }
+  // Mean of Length(row, n) over rows: resident tokens.
+  double MeanLength(int n) const;
   // Sum over rows of ceil(Length(row, n) / page_size): the page equation.
   int64_t Pages(int n, int page_size) const { return PeakPages(Boundary(n), n, page_size); }
   // Tokens that the row needs room for when a step goes on to n from a state compressed at

@@ -1,11 +1,15 @@
 #include "sched/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "sched/scheduler_impl.h"
 
 namespace tangram {
+
+constexpr int kOftenEnough =
+    8;  // one kind of state is asked for so many times as often as the other
 
 // An odd number of cache lines, so that the same place of all rows is not in one set of the cache.
 constexpr int RowStride(int pages) { return ((pages + 15) / 16 | 1) * 16; }
@@ -67,9 +71,9 @@ void Scheduler::Impl::Add(Request request) {
   seq->table = TableIndex(request.compression_percent());
   TANGRAM_CHECK(seq->table >= 0, "no table for a ratio of {}", request.compression_ratio);
   seq->request = std::move(request);
-  waiting_[seq->order] = seq.get();
   const auto [it, is_new] = sequences_.try_emplace(seq->request.id, std::move(seq));
   TANGRAM_CHECK(is_new, "request {} twice", it->first);
+  Enqueue(*it->second);
 }
 
 bool Scheduler::Impl::Abort(RequestId id) {
@@ -83,8 +87,9 @@ bool Scheduler::Impl::Abort(RequestId id) {
   }
   if (seq.slot >= 0) {
     RemoveRunning(seq);
-    LeaveSlot(seq);
+    LeaveSlot(seq, /*ended=*/true);
   } else {
+    FindState(seq);  // nobody waits for it any longer
     waiting_.erase(seq.order);
   }
   sequences_.erase(it);
@@ -106,7 +111,7 @@ const std::vector<StepResult>& Scheduler::Impl::Complete(std::span<const TokenId
     }
     if (finished) {
       RemoveRunning(seq);
-      LeaveSlot(seq);
+      LeaveSlot(seq, /*ended=*/true);
       sequences_.erase(seq.request.id);
     }
   }
@@ -120,10 +125,11 @@ void Scheduler::Impl::Advance(Sequence& seq) {
   const RetentionTable& table = TableOf(seq);
   seq.num_computed += seq.num_scheduled;
   seq.num_scheduled = 0;
-  seq.boundary = table.Boundary(seq.num_computed);
+  const int before = std::exchange(seq.boundary, table.Boundary(seq.num_computed));
   if (slots_.num_pages(seq.slot) != table.Pages(seq.num_computed, config_.page_size)) {
     slots_.Trim(seq.slot, table, seq.num_computed);
   }
+  if (seq.boundary > before) RetireState(seq, before);
   if (seq.num_computed == static_cast<int>(seq.request.prompt.size())) {
     LeaveState(seq, PrefixCache::Extent::kWholePages);
   }
@@ -155,14 +161,27 @@ void Scheduler::Impl::LeaveState(const Sequence& seq, PrefixCache::Extent extent
   cache_.Insert(KindOf(seq), Computed(seq), SlotOf(seq), extent);
 }
 
-void Scheduler::Impl::LeaveSlot(Sequence& seq) {
+void Scheduler::Impl::LeaveSlot(Sequence& seq, bool ended) {
   LeaveState(seq, PrefixCache::Extent::kAll);
   if (config_.enable_prefix_caching && !TableOf(seq).full()) {
     cache_.Remember(seq.request.cache_salt, Computed(seq));
+    const bool own = seq.boundary >= BoundaryAfterPrompt(seq);  // not the prompt's state as well
+    if (ended && own && hits_after_prompt_ > kOftenEnough * hits_at_end_) {
+      cache_.Retire(KindOf(seq), Computed(seq), seq.boundary);
+    }
   }
   slots_.GiveSlot(seq.slot);
   seq.slot = -1;
   seq.num_computed = seq.boundary = seq.snapshot = 0;
+}
+
+// The sequence goes on from its state at `boundary` and will leave a longer one. The state after
+// its prompt is there for those who drop the answer, while there are such.
+void Scheduler::Impl::RetireState(const Sequence& seq, int boundary) {
+  if (!config_.enable_prefix_caching) return;
+  const bool after_prompt = boundary + TableOf(seq).chunk() == BoundaryAfterPrompt(seq);
+  if (after_prompt && hits_at_end_ <= kOftenEnough * hits_after_prompt_) return;
+  cache_.Retire(KindOf(seq), Computed(seq), boundary);
 }
 
 void Scheduler::Impl::RemoveRunning(const Sequence& seq) {

@@ -55,6 +55,7 @@ class Scheduler::Impl {
 
   void Admit();
   PrefixCache::Match FindState(const Sequence& seq);
+  void Enqueue(Sequence& seq);
   bool CanAdmit(const Sequence& seq, const PrefixCache::Match& match) const;
   int64_t PagesForGrowth(int num_steps) const;
   size_t Start(Sequence& seq, const PrefixCache::Match& match);
@@ -62,7 +63,8 @@ class Scheduler::Impl {
   void Advance(Sequence& seq);
   bool Append(Sequence& seq, TokenId token);
   void LeaveState(const Sequence& seq, PrefixCache::Extent extent);
-  void LeaveSlot(Sequence& seq);
+  void LeaveSlot(Sequence& seq, bool ended);
+  void RetireState(const Sequence& seq, int boundary);
   void RemoveRunning(const Sequence& seq);
 
   SchedulerConfig config_;
@@ -77,6 +79,9 @@ class Scheduler::Impl {
   int budget_ = 0;                                         // tokens that the step may still take
   // The first in the queue, if it found no room and nothing was given back since.
   const Sequence* blocked_ = nullptr;
+  // New requests that went on from where an answer ended, and from where a prompt did: by these,
+  // the state that is less likely to be asked for is the first to be evicted.
+  int64_t hits_at_end_ = 0, hits_after_prompt_ = 0;
   SchedulerOutput output_;
   std::vector<StepResult> results_;
   uint64_t num_arrivals_ = 0, num_preemptions_ = 0, cache_queries_ = 0, cache_hits_ = 0;

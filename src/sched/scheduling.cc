@@ -91,8 +91,8 @@ void Scheduler::Impl::Evict(int64_t pages) {
 void Scheduler::Impl::Preempt(size_t index) {
   Sequence& seq = *running_[index];
   running_.erase(running_.begin() + static_cast<ptrdiff_t>(index));
-  LeaveSlot(seq);
-  waiting_[seq.order] = &seq;
+  LeaveSlot(seq, /*ended=*/false);
+  Enqueue(seq);
   output_.preempted.push_back(seq.request.id);
   ++num_preemptions_;
 }
@@ -124,6 +124,19 @@ PrefixCache::Match Scheduler::Impl::FindState(const Sequence& seq) {
   const std::span<const TokenId> tokens = seq.tokens;
   return cache_.Find(KindOf(seq), tokens.first(tokens.size() - 1),
                      TableOf(seq).chunk() - config_.lookback);
+}
+
+// Its state is what will be needed soonest, the more so the nearer it is to its turn: by use alone
+// it would be the next to go.
+void Scheduler::Impl::Enqueue(Sequence& seq) {
+  waiting_[seq.order] = &seq;
+  if (!config_.enable_prefix_caching) return;
+  const std::span<const TokenId> tokens = seq.tokens;
+  constexpr int kMost = 1 << 19;  // farther apart, priorities are alike here
+  const int priority = std::clamp(seq.order.first, -kMost, kMost);
+  const int64_t rank = (int64_t{priority} << 40) + static_cast<int64_t>(seq.order.second);
+  cache_.Await(KindOf(seq), tokens.first(tokens.size() - 1),
+               TableOf(seq).chunk() - config_.lookback, rank);
 }
 
 // By exact need: its prefill's peak, and what the running ones will take until it has been
@@ -174,6 +187,10 @@ size_t Scheduler::Impl::Start(Sequence& seq, const PrefixCache::Match& match) {
     seq.num_cached = match.num_tokens;
     cache_queries_ += seq.tokens.size();
     cache_hits_ += match.num_tokens;
+    if (match.top != nullptr) {
+      hits_at_end_ += match.top->origin == CacheBlock::Origin::kEnd;
+      hits_after_prompt_ += match.top->origin == CacheBlock::Origin::kAfterPrompt;
+    }
   }
   const auto before = [](const Sequence* a, const Sequence* b) { return a->order < b->order; };
   const auto place = std::ranges::upper_bound(running_, &seq, before);

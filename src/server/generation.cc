@@ -132,6 +132,8 @@ void Generation::Time(const TokenEvent& event, Choice* choice) {
     choice->record.decode += seconds;
     metrics_->OnNextToken(seconds);
   }
+  choice->usage.logical_tokens = event.logical_tokens;
+  choice->usage.resident_tokens = event.resident_tokens;
   choice->last_token = now;
   ++choice->usage.completion_tokens;
 }
@@ -205,6 +207,8 @@ Usage Generation::TotalUsage() const {
     total.prompt_tokens += choice.usage.prompt_tokens;
     total.completion_tokens += choice.usage.completion_tokens;
     total.cached_tokens += choice.usage.cached_tokens;
+    total.logical_tokens += choice.usage.logical_tokens;
+    total.resident_tokens += choice.usage.resident_tokens;
   }
   return total;
 }

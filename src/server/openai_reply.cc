@@ -1,5 +1,6 @@
 #include "server/openai_reply.h"
 
+#include <cmath>
 #include <ctime>
 
 #include "server/error_response.h"
@@ -14,7 +15,10 @@ Json UsageJson(const Usage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
           {"completion_tokens", usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
+          {"kv",
+           {{"logical_tokens", usage.logical_tokens},
+            {"resident_tokens", std::lround(usage.resident_tokens)}}}};
 }
 
 Json StopReasonJson(const Delta& delta) {

@@ -27,6 +27,8 @@ struct Delta {
 
 struct Usage {
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
+  int logical_tokens = 0;      // in the KV cache, had nothing been dropped
+  double resident_tokens = 0;  // that are there
 };
 
 // Writes a request's one stream of deltas as the OpenAI API has it: each at once as a server-sent

@@ -116,5 +116,53 @@ TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   EXPECT_EQ(pool_.num_evictable(), kRows);
 }
 
+TEST_F(PrefixCacheTest, WhatSomebodyWaitsForIsEvictedLastTheEndOfTheQueueFirst) {
+  const std::vector<int32_t> a = {1, 1, 1, 1}, b = {2, 2, 2, 2}, c = {3, 3, 3, 3};
+  Leave(a);
+  Leave(b);
+  Leave(c);
+  cache_.Await(Kind(0), a, kChunk, /*rank=*/1);
+  cache_.Await(Kind(0), b, kChunk, /*rank=*/2);
+  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
+  evict_one();
+  EXPECT_EQ(Found(c), 0);  // though used last
+  evict_one();
+  EXPECT_EQ(Found(b), 0);
+  EXPECT_EQ(Found(a), 4);  // nobody waits any longer
+  Leave(c);
+  evict_one();
+  EXPECT_EQ(Found(a), 0);
+  EXPECT_EQ(Found(c), 4);
+  Check();
+}
+
+TEST_F(PrefixCacheTest, WhatSequencesHoldIsPassedOverHoweverOld) {
+  Leave({1, 2, 3, 4});
+  Leave({5, 6, 7, 8});
+  held_ = Find({1, 2, 3, 4}).shared[0]->pages;
+  for (const int32_t page : held_) pool_.Hold(page);
+  cache_.Await(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
+  cache_.Evict(pool_.num_free() + kRows);
+  EXPECT_EQ(Found({1, 2, 3, 4}), 4);
+  EXPECT_EQ(Found({5, 6, 7, 8}), 0);
+  Check();
+}
+
+TEST_F(PrefixCacheTest, ARetiredStateGoesFirstUnlessOthersGoOnFromIt) {
+  Leave({1, 1, 1, 1});
+  Leave({2, 2, 2, 2, 3, 3});
+  Leave({2, 2, 2, 2, 4, 4});
+  cache_.Retire(Kind(0), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
+  Check();
+  cache_.Evict(pool_.num_free() + kRows);
+  EXPECT_EQ(Found({2, 2, 2, 2, 3, 3}), 4);  // the part that is the other's too stays
+  EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);
+  cache_.Retire(Kind(0), std::vector<int32_t>{2, 2, 2, 2}, 0);
+  cache_.Evict(pool_.num_free() + kRows);
+  EXPECT_EQ(Found({1, 1, 1, 1}), 0);
+  EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);
+  Check();
+}
+
 }  // namespace
 }  // namespace tangram

@@ -189,5 +189,25 @@ TEST_F(CompressionTest, StepsEndAtBoundariesForAScorerWithAPassOfItsOwn) {
   EXPECT_EQ(Step().sequences[0].num_tokens, 8);
 }
 
+// What a conversation leaves behind it as it goes on must not push others out.
+TEST_F(CompressionTest, StatesThatALongerOneReplacesAreEvictedFirst) {
+  SchedulerConfig config{.max_num_seqs = 1, .max_num_batched_tokens = 64};
+  config.num_pages = 60;
+  Make(config);
+  Ask(1, Tokens(40, 5000), 2);
+  Finish();
+  std::vector<TokenId> conversation = Tokens(30, 0);
+  for (RequestId turn = 2; turn < 7; ++turn) {
+    Ask(turn, conversation, 10);
+    Finish();
+    conversation =
+        Join(Join(conversation, std::vector<TokenId>(10, 7)), Tokens(10, int(turn) * 100));
+  }
+  EXPECT_GT(scheduler_->Stats().prefix_cache_hits, 4u * 60);
+  Ask(7, Join(Tokens(40, 5000), std::vector<TokenId>{7, 8}), 2);  // older than all of it
+  Step();
+  EXPECT_GE(scheduler_->NumCachedTokens(7), 40);
+}
+
 }  // namespace
 }  // namespace tangram

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <climits>
 #include <iostream>
 #include <map>
 #include <random>
@@ -151,7 +152,7 @@ void Trace::Ask() {
   request.stop.min_tokens = Uniform(0, 3);
   if (Chance(30)) request.stop.stop_token_ids = {Uniform(0, vocab_size_ - 1)};
   request.prompt = RandomPrompt(Uniform(1, config_.max_model_len - request.stop.max_tokens));
-  request.priority = Uniform(0, 2);
+  request.priority = std::vector{INT_MIN, 0, 1, INT_MAX}[Uniform(0, 3)];
   request.cache_salt = Chance(80) ? 0 : 1;
   request.compression_ratio = float(percents_[Uniform(Chance(25) ? 0 : int(percents_.size()) / 2,
                                                       int(percents_.size()) - 1)]) /
