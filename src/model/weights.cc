@@ -87,8 +87,6 @@ Status StoredWeights::CheckAllTaken() const {
   return {};
 }
 
-bool DummyWeights::Has(const std::string& name) const { return !name.starts_with("rope_freqs"); }
-
 Result<Weight> DummyWeights::Take(const std::string& name, const Shape& shape) {
   const bool is_norm = name.find("norm") != std::string::npos;
   const DType dtype = is_norm ? DType::kF32 : DType::kBF16;
