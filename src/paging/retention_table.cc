@@ -32,10 +32,8 @@ int RetentionTable::max_tokens() const {
 }
 
 double RetentionTable::MeanLength(int n) const {
-  if (full()) return n;
   const int boundary = Boundary(n);
-  return static_cast<double>(sums_[static_cast<size_t>(boundary / chunk_)]) / num_rows_ + n -
-         boundary;
+  return static_cast<double>(RetainedSum(boundary)) / num_rows_ + n - boundary;
 }
 
 int RetentionTable::PeakLength(int row, int boundary, int n) const {
@@ -48,7 +46,7 @@ int64_t RetentionTable::PeakPages(int boundary, int n, int page_size) const {
   if (full()) return int64_t{num_rows_} * pages(n);
   const int last = Boundary(n);
   if (last <= boundary && unit_ % page_size == 0) {
-    return sums_[last / chunk_] / page_size + int64_t{num_rows_} * pages(n - last);
+    return RetainedSum(last) / page_size + int64_t{num_rows_} * pages(n - last);
   }
   int64_t sum = 0;
   for (int row = 0; row < num_rows_; ++row) sum += pages(PeakLength(row, boundary, n));

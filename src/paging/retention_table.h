@@ -39,6 +39,10 @@ class RetentionTable {
   int Length(int row, int n) const { return Retained(row, Boundary(n)) + n - Boundary(n); }
   // Mean of Length(row, n) over rows: resident tokens.
   double MeanLength(int n) const;
+  // Sum over rows of Retained(row, boundary).
+  int64_t RetainedSum(int boundary) const {
+    return full() ? int64_t{num_rows_} * boundary : sums_[boundary / chunk_];
+  }
   // Sum over rows of ceil(Length(row, n) / page_size): the page equation.
   int64_t Pages(int n, int page_size) const { return PeakPages(Boundary(n), n, page_size); }
   // Tokens that the row needs room for when a step goes on to n from a state compressed at

@@ -214,10 +214,8 @@ SchedulerStats Scheduler::Impl::Stats() const {
   stats.pages_cached = pool_.num_evictable();
   for (const Sequence* seq : running_) {
     stats.logical_tokens += seq->num_computed;
-    stats.resident_tokens += int64_t{config_.num_rows} * (seq->num_computed - seq->boundary);
-    for (int row = 0; row < config_.num_rows; ++row) {
-      stats.resident_tokens += TableOf(*seq).Retained(row, seq->boundary);
-    }
+    stats.resident_tokens += TableOf(*seq).RetainedSum(seq->boundary) +
+                             int64_t{config_.num_rows} * (seq->num_computed - seq->boundary);
   }
   stats.resident_tokens /= config_.num_rows;
   stats.num_preemptions = num_preemptions_;
