@@ -42,9 +42,10 @@ Status ReadMessage(size_t index, Json* message) {
   }
   const auto content = message->find("content");
   if (content == message->end() || content->is_null()) {
-    // An assistant that only called tools has said nothing.
-    if (message->contains("tool_calls")) return {};
-    return Bad(index, "must have a `content`");
+    if (!message->contains("tool_calls")) return Bad(index, "must have a `content`");
+    // An assistant that only called tools has said nothing; templates read the field all the same.
+    (*message)["content"] = "";
+    return {};
   }
   if (content->is_array()) {
     TANGRAM_ASSIGN_OR_RETURN(*content, JoinParts(*content, index));

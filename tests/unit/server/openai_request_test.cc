@@ -246,7 +246,7 @@ TEST_F(ParseTest, ContentPartsAreJoined) {
       limits());
   ASSERT_TRUE(r.has_value()) << r.error().message;
   EXPECT_EQ(r->messages,
-            R"([{"role":"user","name":"x","content":"a\nb"},{"role":"assistant","content":null,)"
+            R"([{"role":"user","name":"x","content":"a\nb"},{"role":"assistant","content":"",)"
             R"("tool_calls":[]},{"role":"critic","content":"c"}])");
   EXPECT_EQ(r->last_role, "critic");
 }
