@@ -15,6 +15,7 @@ int RunServe(Args args);
 int RunChat(Args args);
 int RunGenerate(Args args);
 int RunBench(Args args);
+int RunCalibrate(Args args);
 
 // Parses, and answers --help and mistakes: what is returned, if anything, is the exit code to leave
 // with.

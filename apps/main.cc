@@ -18,6 +18,7 @@ constexpr Command kCommands[] = {
     {"serve", "serve a model through the OpenAI API", tangram::RunServe},
     {"chat", "talk with a server in the terminal", tangram::RunChat},
     {"generate", "continue a prompt in this process, without a server", tangram::RunGenerate},
+    {"calibrate", "learn what a model's KV cache can do without", tangram::RunCalibrate},
     {"bench", "measure a server or the engine", tangram::RunBench},
 };
 

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <string_view>
+
+namespace tangram {
+
+// The bundled calibration text: passages of the King James Bible, which is in the public domain,
+// one a paragraph (apps/calibration/sample.txt, compiled in).
+std::string_view SampleText();
+
+}  // namespace tangram
