@@ -43,7 +43,11 @@ HWY_INLINE VI32 DotPairs(VI16 a, VI16 b, VI32 sum) {
   asm("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
   return sum;
 #elif HWY_TARGET == HWY_AVX2
-  return hn::Add(sum, VI32{_mm256_madd_epi16(a.raw, b.raw)});
+  sum = hn::Add(sum, VI32{_mm256_madd_epi16(a.raw, b.raw)});
+  // Keeps the order of the additions: GCC would collect dozens of products, in memory, and add them
+  // in a tree.
+  asm("" : "+x"(sum.raw));
+  return sum;
 #else
   const DI32 d32;
   const VI32 a32 = hn::BitCast(d32, a), b32 = hn::BitCast(d32, b);
