@@ -4,8 +4,9 @@ namespace tangram::bench {
 
 std::vector<Benchmark> CudaBenchmarks() {
   std::vector<Benchmark> all;
-  for (std::span<const Benchmark> family : {DecodeBenchmarks(), CompressBenchmarks(), GemmBenchmarks(),
-                                            PrefillBenchmarks(), StepBenchmarks()}) {
+  for (std::span<const Benchmark> family :
+       {DecodeBenchmarks(), CompressBenchmarks(), GemmBenchmarks(), PrefillBenchmarks(),
+        StepBenchmarks()}) {
     all.insert(all.end(), family.begin(), family.end());
   }
   return all;

@@ -35,7 +35,7 @@ constexpr Product kProducts[] = {
 };
 
 constexpr size_t kPoolElements = size_t{512} << 20;  // 1 GiB of weights
-constexpr int kMaxTokens = 64;
+constexpr int kMaxTokens = 512;
 
 class GemmBench {
  public:
@@ -58,12 +58,11 @@ class GemmBench {
   }
 
   // Microseconds of a product on rotating weights.
-  float Ours(const Product& p, int m, int config, bool dependent_launch, int trigger = 1 << 30) {
+  float Ours(const Product& p, int m, int config, bool dependent_launch) {
     ops::cuda::StreamOptions options;
-    options.trigger_bytes = trigger;
     options.config = config;
     options.dependent_launch = dependent_launch;
-    return ops::cuda::StreamConfigs()[std::max(config, 0)].launch(nullptr, m)
+    return ops::cuda::StreamConfigs()[std::max(config, 0)].launch(nullptr, std::min(m, 64))
                ? Time(p, m,
                       [&](const MatMulArgs& args, cudaStream_t stream) {
                         ops::cuda::RunStreamMatMul(
@@ -126,6 +125,7 @@ void PrintRow(const Product& p, int m, const char* name, float us, float best_li
   const double rate = 2e-6 * p.n * p.k / us;
   std::printf("%-13s %-8s M=%-3d %-18s %7.2f us  %5.2f TB/s  %3.0f%% of copy  %5.2fx library\n",
               p.model, p.name, m, name, us, rate, 100 * rate / copy_rate, best_library / us);
+  std::fflush(stdout);
 }
 
 void BenchGemm(const std::vector<std::string>& args) {
@@ -133,7 +133,7 @@ void BenchGemm(const std::vector<std::string>& args) {
   const double copy_rate = MeasureCeilings().copy;
   GemmBench bench(args.empty() ? "libcublasLt.so.13" : args[0]);
   std::printf("# copy %.3f TB/s\n", copy_rate);
-  for (int m : {1, 8, 16, 32, 64}) {
+  for (int m : {1, 8, 16, 32, 64, 512}) {
     float ours_sum = 0, alone_sum = 0, library_sum = 0;
     double bytes = 0;
     for (const Product& p : kProducts) {
@@ -141,12 +141,8 @@ void BenchGemm(const std::vector<std::string>& args) {
       if (all) {
         for (int c = 0; c < static_cast<int>(ops::cuda::StreamConfigs().size()); ++c) {
           if (!ops::cuda::StreamConfigs()[c].launch(nullptr, m)) continue;
-          for (int trigger : {160, 10000}) {
-            const std::string name =
-                std::string(ops::cuda::StreamConfigs()[c].name) + " +" + std::to_string(trigger);
-            PrintRow(p, m, name.c_str(), bench.Ours(p, m, c, true, trigger << 10), library,
-                     copy_rate);
-          }
+          PrintRow(p, m, ops::cuda::StreamConfigs()[c].name, bench.Ours(p, m, c, true), library,
+                   copy_rate);
         }
       }
       const float ours = bench.Ours(p, m, -1, true), alone = bench.Ours(p, m, -1, false);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "ops/cuda/device.h"
 #include "ops/cuda/gemm_stream.h"
 
 namespace tangram::ops::cuda {
@@ -20,18 +21,21 @@ int ChooseConfig(const MatMulArgs& args, const StreamOptions& options) {
 }  // namespace
 
 size_t StreamWorkspaceBytes(int max_n, int multiprocessors) {
-  return StreamCounterBytes(max_n) +
-         size_t{4} * multiprocessors * kStreamMaxTileRows * kStreamMaxTokens;
+  // A counter for each 16 rows at most, rounded up to whole tiles.
+  return StreamPartialBytes(multiprocessors) + (static_cast<size_t>(max_n) / 16 + 8) * sizeof(int);
 }
 
 void RunStreamMatMul(const MatMulArgs& args, const StreamWorkspace& workspace,
                      const StreamOptions& options, cudaStream_t stream) {
   TANGRAM_CHECK(args.k % 8 == 0 && args.f32_columns <= args.n, "M={} N={} K={}, {} in f32", args.m,
                 args.n, args.k, args.f32_columns);
+  TANGRAM_CHECK(StreamWorkspaceBytes(args.n, CurrentDevice().num_sms) <= workspace.bytes,
+                "workspace of {} bytes for N={}", workspace.bytes, args.n);
+  if (args.k % 64 != 0) return RunSimpleMatMul(args, stream);
   const int64_t out_stride = args.out_stride > 0 ? args.out_stride : args.n - args.f32_columns;
   const StreamConfig& config = StreamConfigs()[ChooseConfig(args, options)];
   for (int row = 0; row < args.m; row += kStreamMaxTokens) {
-    StreamLaunch part{args, workspace, options.dependent_launch, options.trigger_bytes, stream};
+    StreamLaunch part{args, workspace, options.dependent_launch, stream};
     part.args.m = std::min(args.m - row, kStreamMaxTokens);
     part.args.x += static_cast<int64_t>(row) * args.k;
     part.args.out_stride = out_stride;

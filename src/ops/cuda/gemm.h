@@ -32,24 +32,24 @@ struct StreamWorkspace {
 // Enough for any weight of up to `max_n` rows on a device of `multiprocessors`.
 size_t StreamWorkspaceBytes(int max_n, int multiprocessors);
 
-// How a streaming product is cut. kFastest picks the tile by the number of tokens; kInvariant uses
-// one tile and one order of K for every M, so that a row of x gives the same bits whatever stands
-// beside it. `dependent_launch` lets the kernel start while its predecessor in the stream runs, and
-// read weights ahead: they must not be written by it.
 struct StreamOptions {
+  // One tile and one order of K for every M, so that a row of x gives the same bits whatever stands
+  // beside it. Otherwise the tile that is fastest for M.
   bool invariant = false;
+  // The kernel may start while its predecessor in the stream runs, and read weights ahead: they
+  // must not be written by it.
   bool dependent_launch = true;
-  int trigger_bytes =
-      1 << 30;      // of each block's weights, still to be asked for when its successor may start
   int config = -1;  // a tile to force, for benchmarks: an index into StreamConfigs()
 };
 
-// The product for few rows of x (M <= 64), at the rate at which `weight` can be read; more rows
-// are taken 64 at a time. One block per multiprocessor of the current device.
+// The product for few rows of x (M <= 64) on sm_90a, at the rate at which `weight` can be read;
+// more rows are taken 64 at a time. One block per multiprocessor of the current device. (K that is
+// no multiple of 64: the plain product.)
 void RunStreamMatMul(const MatMulArgs& args, const StreamWorkspace& workspace,
                      const StreamOptions& options, cudaStream_t stream);
 
-// The plain product, for any M on GPUs from sm_80 on.
+// The plain product, for any M on GPUs from sm_80 on; a row of x gives the same bits in any
+// company.
 void RunSimpleMatMul(const MatMulArgs& args, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda

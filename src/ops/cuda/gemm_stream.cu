@@ -9,6 +9,18 @@
 namespace tangram::ops::cuda {
 namespace {
 
+// A row-major matrix [rows, depth], depth a multiple of 64, read in boxes of `subtiles` times 64
+// columns of `box_rows` rows, one behind the other.
+CUtensorMap UnitMap(const void* base, int64_t rows, int64_t depth, int box_rows, int subtiles) {
+  TensorMapSpec spec;
+  spec.base = base;
+  spec.rank = 3;
+  spec.dims = {64, cuuint64_t(rows), cuuint64_t(depth / 64)};
+  spec.strides = {cuuint64_t(depth * 2), 128};
+  spec.box = {64, cuuint32_t(box_rows), cuuint32_t(subtiles)};
+  return EncodeTensorMap(spec);
+}
+
 template <class Tile, int kTokens>
 void LaunchStream(const StreamLaunch& l) {
   using Layout = StreamLayout<Tile, kTokens>;
@@ -23,18 +35,18 @@ void LaunchStream(const StreamLaunch& l) {
   const int tiles = (a.n + Tile::kRows - 1) / Tile::kRows;
   const int units_per_tile = (a.k + Tile::kDepth - 1) / Tile::kDepth;
   char* workspace = static_cast<char*>(l.workspace.data);
-  const StreamArgs args{.bias = a.bias,
-                        .out = a.out,
-                        .out_f32 = a.out_f32,
-                        .partials = reinterpret_cast<float*>(workspace + StreamCounterBytes(a.n)),
-                        .counters = reinterpret_cast<int*>(workspace),
-                        .m = a.m,
-                        .n = a.n,
-                        .f32_columns = a.f32_columns,
-                        .out_stride = a.out_stride,
-                        .units_per_tile = units_per_tile,
-                        .units = tiles * units_per_tile,
-                        .trigger_units = l.trigger_bytes / (Tile::kRows * Tile::kDepth * 2)};
+  const StreamArgs args{
+      .bias = a.bias,
+      .out = a.out,
+      .out_f32 = a.out_f32,
+      .partials = reinterpret_cast<float*>(workspace),
+      .counters = reinterpret_cast<int*>(workspace + StreamPartialBytes(CurrentDevice().num_sms)),
+      .m = a.m,
+      .n = a.n,
+      .f32_columns = a.f32_columns,
+      .out_stride = a.out_stride,
+      .units_per_tile = units_per_tile,
+      .units = tiles * units_per_tile};
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -46,8 +58,9 @@ void LaunchStream(const StreamLaunch& l) {
   config.stream = l.stream;
   config.attrs = &attribute;
   config.numAttrs = l.dependent_launch ? 1 : 0;
-  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, MatrixMap(a.weight, a.n, a.k, Tile::kRows),
-                                        MatrixMap(a.x, a.m, a.k, kTokens), args));
+  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel,
+                                        UnitMap(a.weight, a.n, a.k, Tile::kRows, Layout::kSubtiles),
+                                        UnitMap(a.x, a.m, a.k, kTokens, Layout::kSubtiles), args));
 }
 
 template <class Tile, int kTokens = 8>
@@ -62,11 +75,8 @@ bool LaunchTile(const StreamLaunch* l, int m) {
 }
 
 constexpr StreamConfig kConfigs[] = {
-    {"64x128 4w", LaunchTile<StreamTile<64, 128, 4, 1>>},
-    {"32x256 2x2w", LaunchTile<StreamTile<32, 256, 2, 2, 108>>},
-    {"32x128 2x2w", LaunchTile<StreamTile<32, 128, 2, 2, 104>>},
-    {"64x128 4x2w", LaunchTile<StreamTile<64, 128, 4, 2, 108>>},
-    {"128x64 4x2w", LaunchTile<StreamTile<128, 64, 4, 2, 108>>},
+    {"64x128", LaunchTile<StreamTile<64, 128, 4, 1, 96>>},
+    {"32x256", LaunchTile<StreamTile<32, 256, 2, 2, 108>>},
 };
 
 }  // namespace

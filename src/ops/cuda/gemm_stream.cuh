@@ -16,7 +16,7 @@ namespace tangram::ops::cuda {
 // Rows of a weight tile, K elements of a unit, warps over rows and over K, shared memory in KiB
 // for the stages. Two blocks of consecutive kernels fit on a multiprocessor, so that the
 // next kernel's first weights arrive while this one finishes.
-template <int kRows_, int kDepth_, int kRowWarps_, int kDepthWarps_, int kSharedKib_ = 96>
+template <int kRows_, int kDepth_, int kRowWarps_, int kDepthWarps_, int kSharedKib_>
 struct StreamTile {
   static constexpr int kRows = kRows_;
   static constexpr int kDepth = kDepth_;
@@ -47,7 +47,6 @@ struct StreamArgs {
   int m, n, f32_columns;
   int64_t out_stride;
   int units_per_tile, units;
-  int trigger_units;  // of a block, still to be asked for when the next kernel may start
 };
 
 // The share of block `block`: units [StreamBegin(block), StreamBegin(block + 1)). units * blocks <
@@ -236,7 +235,7 @@ struct StreamConsumer {
 struct StreamEnds {
   int others;  // blocks that add to this block's last tile
   int merge;   // the unit before which their sums are added: two before the end, so that the wait
-              // for them and for L2 is over when the last weights arrive
+               // for them and for L2 is over when the last weights arrive
   __device__ StreamEnds(const StreamArgs& args, int begin, int end) {
     const int tile = (end - 1) / args.units_per_tile, tile_begin = tile * args.units_per_tile;
     const int tile_end = tile_begin + args.units_per_tile;
@@ -295,17 +294,13 @@ __device__ __forceinline__ void StreamProduce(const CUtensorMap* weight_map,
     const int row = unit / args.units_per_tile * Tile::kRows;
     const int k = unit % args.units_per_tile * Tile::kDepth;
     ptx::BarrierArriveExpect(full + s, Layout::kStageBytes);
-#pragma unroll
-    for (int i = 0; i < Layout::kSubtiles; ++i)
-      ptx::CopyTile2D(stages + s * Layout::kStageBytes + i * Tile::kRows * 128, weight_map,
-                      full + s, k + i * 64, row, ptx::kEvictFirst);
+    ptx::CopyTile3D(stages + s * Layout::kStageBytes, weight_map, full + s, 0, row, k / 64,
+                    ptx::kEvictFirst);
   };
   auto tokens = [&](int unit, int s) {
     const int k = unit % args.units_per_tile * Tile::kDepth;
-#pragma unroll
-    for (int i = 0; i < Layout::kSubtiles; ++i)
-      ptx::CopyTile2D(stages + s * Layout::kStageBytes + Layout::kWeightBytes + i * kTokens * 128,
-                      x_map, full + s, k + i * 64, 0, ptx::kEvictLast);
+    ptx::CopyTile3D(stages + s * Layout::kStageBytes + Layout::kWeightBytes, x_map, full + s, 0, 0,
+                    k / 64, ptx::kEvictLast);
   };
   const int primed = min(begin + Layout::kStages, end);
   if (prime) {
@@ -313,9 +308,9 @@ __device__ __forceinline__ void StreamProduce(const CUtensorMap* weight_map,
     for (int unit = begin; unit < primed; ++unit) weights(unit, unit - begin);
     return;
   }
-  // The next kernel may start, and fetch its first weights.
-  const int trigger = max(end - args.trigger_units, primed);
-  if (trigger == primed) LaunchDependents();
+  // The next kernel may start and fetch its first weights. (Later was slower: its start takes as
+  // long as this one's end.)
+  LaunchDependents();
   WaitForPriorKernels();
   for (int unit = begin; unit < primed; ++unit) tokens(unit, unit - begin);
   int s = 0;
@@ -325,7 +320,6 @@ __device__ __forceinline__ void StreamProduce(const CUtensorMap* weight_map,
     weights(unit, s);
     tokens(unit, s);
     if (++s == Layout::kStages) s = 0, phase ^= 1;
-    if (unit + 1 == trigger) LaunchDependents();
   }
 }
 

@@ -10,19 +10,18 @@
 namespace tangram::ops::cuda {
 
 inline constexpr int kStreamMaxTokens = 64;
-inline constexpr int kStreamMaxTileRows = 128;
-inline constexpr int kStreamMinTileRows = 16;
+inline constexpr int kStreamMaxTileRows = 64;
 
-// Bytes of the counters at the workspace's start, for a weight of `n` rows and any tile.
-constexpr size_t StreamCounterBytes(int n) {
-  return (static_cast<size_t>(n) / kStreamMinTileRows + 1) * sizeof(int) / 1024 * 1024 + 2048;
+// The workspace: a partial sum for each block, then the tiles' counters. Where the counters lie
+// must not depend on the shape.
+constexpr size_t StreamPartialBytes(int multiprocessors) {
+  return size_t{4} * multiprocessors * kStreamMaxTileRows * kStreamMaxTokens;
 }
 
 struct StreamLaunch {
   MatMulArgs args;  // m <= kStreamMaxTokens
   StreamWorkspace workspace;
   bool dependent_launch;
-  int trigger_bytes;
   cudaStream_t stream;
 };
 

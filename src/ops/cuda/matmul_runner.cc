@@ -5,8 +5,11 @@
 namespace tangram::ops::cuda {
 namespace {
 
-// Up to here the streaming kernel is at least as fast as cuBLASLt (docs/measurements.md).
-constexpr int kStreamRows = 32;
+// Where the streaming kernel is faster than cuBLASLt (docs/measurements.md).
+bool Streams(const MatMulArgs& args) {
+  constexpr int64_t kLargeWeight = int64_t{24} << 20;  // elements
+  return args.m <= 16 || (args.m <= 32 && static_cast<int64_t>(args.n) * args.k >= kLargeWeight);
+}
 
 }  // namespace
 
@@ -26,7 +29,7 @@ void MatMulRunner::Run(const MatMulArgs& args, cudaStream_t stream) {
     if (!streams) return RunSimpleMatMul(args, stream);
     return RunStreamMatMul(args, stream_workspace_, {.invariant = true}, stream);
   }
-  if (streams && (args.m <= kStreamRows || library_ == nullptr)) {
+  if (streams && (Streams(args) || library_ == nullptr)) {
     return RunStreamMatMul(args, stream_workspace_, {}, stream);
   }
   if (library_ == nullptr) return RunSimpleMatMul(args, stream);

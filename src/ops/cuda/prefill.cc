@@ -1,6 +1,7 @@
 #include "ops/cuda/prefill.h"
 
 #include <algorithm>
+#include <map>
 #include <queue>
 
 #include "base/check.h"
@@ -9,17 +10,20 @@
 namespace tangram::ops::cuda {
 namespace {
 
-// What a tile costs besides its blocks of keys, in their time: loading queries, writing the result.
-constexpr int kTileCost = 2;
+// What an item costs besides its blocks of keys, in their time: loading queries, writing the
+// result.
+constexpr int kItemCost = 2;
+// What cutting tiles costs: writing parts, a second kernel to add them.
+constexpr int kCutCost = 6;
 // The least that is worth a part of its own. (A part over fewer than two blocks could hide all its
 // keys from some token.)
 constexpr int kMinBlocks = 4;
-// What cutting tiles costs, in the time of a block of keys: writing parts, a second kernel to add
-// them.
-constexpr int kCutCost = 6;
+// Tiles are cut into at most so many items for each thread block.
+constexpr int kMaxItemsPerBlock = 3;
 
-void AddTiles(const PrefillShape& shape, const PrefillSequence& sequence, int head,
-              PrefillPlan& plan) {
+// A head's tiles, the longest first.
+std::vector<PrefillItem> MakeTiles(const PrefillShape& shape, const PrefillSequence& sequence,
+                                   int head, PrefillPlan& plan) {
   const int tile_tokens = kPrefillTileRows / (shape.num_q_heads / shape.num_kv_heads);
   const int row = shape.head_row[head];
   PrefillItem item{};
@@ -29,87 +33,84 @@ void AddTiles(const PrefillShape& shape, const PrefillSequence& sequence, int he
   item.page_table =
       (static_cast<int64_t>(sequence.slot) * shape.num_rows + row) * shape.max_pages_per_row;
   item.slot = -1;
+  std::vector<PrefillItem> tiles;
   for (int token = 0; token < sequence.num_tokens; token += tile_tokens) {
     item.first_token = sequence.first_token + token;
     item.num_tokens = std::min(tile_tokens, sequence.num_tokens - token);
     item.num_keys = sequence.row_history[row] + token + 1;
     item.num_blocks = (item.num_keys + item.num_tokens - 2) / kPrefillBlockKeys + 1;
-    plan.items.push_back(item);
+    tiles.push_back(item);
   }
+  std::reverse(tiles.begin(), tiles.end());
   const int num_keys = sequence.row_history[row] + sequence.num_tokens;
   plan.rows.push_back({.column = item.column,
                        .num_keys = num_keys,
                        .expanded = item.expanded,
                        .page_table = item.page_table});
   plan.num_pages += (num_keys + kPageTokens - 1) / kPageTokens;
+  return tiles;
 }
 
-// The longest tile first, each to the block with the least to do. Returns what the busiest block
-// has more than the mean.
-int64_t DealWhole(int num_blocks, PrefillPlan& plan) {
-  std::stable_sort(
-      plan.items.begin(), plan.items.end(),
-      [](const PrefillItem& a, const PrefillItem& b) { return a.num_blocks > b.num_blocks; });
+// Which items each of `num_blocks` thread blocks takes.
+struct Deal {
+  std::vector<std::vector<int>> items;
+  int64_t most = 0;  // work of the busiest block
+};
+
+// Each item in turn to the block with the least to do. The order is that of heads and key ranges,
+// so that blocks that run at the same time read the same keys and find them in the L2 cache: with
+// long histories this matters more than an even finish.
+Deal DealOut(const std::vector<PrefillItem>& items, int num_blocks) {
+  Deal deal;
+  deal.items.resize(num_blocks);
   using Load = std::pair<int64_t, int>;  // work, block
   std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
   for (int b = 0; b < num_blocks; ++b) loads.push({0, b});
-  std::vector<std::vector<PrefillItem>> dealt(num_blocks);
-  int64_t total = 0, most = 0;
-  for (const PrefillItem& item : plan.items) {
+  for (int i = 0; i < static_cast<int>(items.size()); ++i) {
     auto [work, b] = loads.top();
     loads.pop();
-    dealt[b].push_back(item);
-    work += item.num_blocks + kTileCost;
-    total += item.num_blocks + kTileCost, most = std::max(most, work);
+    deal.items[b].push_back(i);
+    work += items[i].num_blocks + kItemCost;
+    deal.most = std::max(deal.most, work);
     loads.push({work, b});
   }
-  plan.items.clear();
-  plan.ranges = {0};
-  for (const auto& items : dealt) {
-    plan.items.insert(plan.items.end(), items.begin(), items.end());
-    plan.ranges.push_back(static_cast<int>(plan.items.size()));
-  }
-  return most - total / num_blocks;
+  return deal;
 }
 
-// All tiles in a row, cut into equal shares (stream-K).
-void DealCut(int num_blocks, PrefillPlan& plan) {
-  int64_t total = 0;
-  for (const PrefillItem& item : plan.items) total += item.num_blocks + kTileCost;
-  std::vector<PrefillItem> tiles;
-  std::swap(tiles, plan.items);
-  plan.ranges = {0};
-  int64_t before = 0;  // work dealt so far
-  const auto share_end = [&] {
-    return total * static_cast<int64_t>(plan.ranges.size()) / num_blocks;
-  };
-  const auto next_share = [&] { plan.ranges.push_back(static_cast<int>(plan.items.size())); };
-  for (const PrefillItem& tile : tiles) {
-    const int first_slot = plan.num_slots;
-    int done = 0, parts = 0;
-    while (done < tile.num_blocks) {
-      while (share_end() <= before && static_cast<int>(plan.ranges.size()) < num_blocks)
-        next_share();
-      int take = static_cast<int>(std::min<int64_t>(share_end() - before, tile.num_blocks - done));
-      const int left = tile.num_blocks - done - take;
-      if (left > 0 && left < kMinBlocks) take = tile.num_blocks - done;
-      if (take < kMinBlocks) take = std::min(kMinBlocks, tile.num_blocks - done);
-      if (tile.num_blocks - done - take < kMinBlocks) take = tile.num_blocks - done;
-      PrefillItem part = tile;
-      part.first_block = done, part.num_blocks = take;
-      part.slot = plan.num_slots++;
-      plan.items.push_back(part);
-      done += take, before += take, ++parts;
+// Parts of at most about `length` blocks of every tile, those over the same keys of a head one
+// after another.
+std::vector<PrefillItem> CutTiles(const std::vector<PrefillItem>& tiles, int length) {
+  std::vector<PrefillItem> parts;
+  for (size_t i = 0; i < tiles.size();) {
+    size_t end = i;
+    while (end < tiles.size() && tiles[end].expanded == tiles[i].expanded) ++end;  // one head
+    for (int first = 0; first < tiles[i].num_blocks; first += length) {
+      for (size_t t = i; t < end; ++t) {
+        PrefillItem part = tiles[t];
+        const int left = tiles[t].num_blocks - first;
+        if (left <= 0 || (first > 0 && left < kMinBlocks)) continue;  // the part before has it
+        part.first_block = first;
+        part.num_blocks = left < length + kMinBlocks ? left : length;
+        parts.push_back(part);
+      }
     }
-    before += kTileCost;
-    if (parts > 1) {
-      plan.merges.push_back({static_cast<int>(plan.items.size()) - 1, first_slot, parts});
-    } else {
-      plan.items.back().slot = -1;
-      plan.num_slots = first_slot;
-    }
+    i = end;
   }
-  while (static_cast<int>(plan.ranges.size()) <= num_blocks) next_share();
+  return parts;
+}
+
+// Numbers the parts of each cut tile, and says how to merge them.
+void NumberParts(const std::vector<PrefillItem>& tiles, PrefillPlan& plan) {
+  std::map<std::pair<int, int>, std::vector<int>> parts;  // by head and first token
+  for (int i = 0; i < static_cast<int>(plan.items.size()); ++i) {
+    parts[{plan.items[i].kv_head, plan.items[i].first_token}].push_back(i);
+  }
+  for (const PrefillItem& tile : tiles) {
+    const std::vector<int>& own = parts[{tile.kv_head, tile.first_token}];
+    if (own.size() == 1) continue;
+    plan.merges.push_back({own[0], plan.num_slots, static_cast<int>(own.size())});
+    for (int i : own) plan.items[i].slot = plan.num_slots++;
+  }
 }
 
 }  // namespace
@@ -117,12 +118,34 @@ void DealCut(int num_blocks, PrefillPlan& plan) {
 PrefillPlan PlanPrefill(const PrefillShape& shape, std::span<const PrefillSequence> sequences,
                         int num_blocks, bool invariant) {
   PrefillPlan plan;
+  std::vector<std::vector<PrefillItem>> heads;
   for (const PrefillSequence& sequence : sequences) {
-    for (int head = 0; head < shape.num_kv_heads; ++head) AddTiles(shape, sequence, head, plan);
+    for (int head = 0; head < shape.num_kv_heads && sequence.num_tokens > 0; ++head) {
+      heads.push_back(MakeTiles(shape, sequence, head, plan));
+    }
   }
-  PrefillPlan whole = plan;
-  if (DealWhole(num_blocks, whole) <= kCutCost || invariant) return whole;
-  DealCut(num_blocks, plan);
+  // The longest head first, so that what comes last is short.
+  std::stable_sort(heads.begin(), heads.end(),
+                   [](const auto& a, const auto& b) { return a[0].num_blocks > b[0].num_blocks; });
+  std::vector<PrefillItem> tiles;
+  for (const auto& head : heads) tiles.insert(tiles.end(), head.begin(), head.end());
+  std::vector<PrefillItem> items = tiles;
+  Deal deal = DealOut(items, num_blocks);
+  const int longest = heads.empty() ? 0 : heads[0][0].num_blocks;
+  for (int parts = 2; !invariant && longest / parts >= kMinBlocks &&
+                      parts * tiles.size() <= size_t(kMaxItemsPerBlock) * num_blocks;
+       ++parts) {
+    std::vector<PrefillItem> cut = CutTiles(tiles, (longest + parts - 1) / parts);
+    Deal other = DealOut(cut, num_blocks);
+    other.most += kCutCost;
+    if (other.most < deal.most) items = std::move(cut), deal = std::move(other);
+  }
+  plan.ranges = {0};
+  for (const std::vector<int>& own : deal.items) {
+    for (int i : own) plan.items.push_back(items[i]);
+    plan.ranges.push_back(static_cast<int>(plan.items.size()));
+  }
+  NumberParts(tiles, plan);
   return plan;
 }
 
@@ -131,8 +154,7 @@ size_t PrefillScratchBytes(const PrefillPlan& plan, int head_dim) {
 }
 
 void RunPrefill(const PrefillArgs& args, cudaStream_t stream) {
-  TANGRAM_CHECK(args.kv.head_dim == 64 || args.kv.head_dim == 128, "head_dim {}",
-                args.kv.head_dim);
+  TANGRAM_CHECK(args.kv.head_dim == 64 || args.kv.head_dim == 128, "head_dim {}", args.kv.head_dim);
   if (CurrentDevice().compute_major == 9) return RunPrefillSm90(args, stream);
   RunPrefillSimple(args, stream);
 }

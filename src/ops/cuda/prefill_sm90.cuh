@@ -1,24 +1,20 @@
-#include <algorithm>
+#pragma once
 
-#include "ops/cuda/check.h"
-#include "ops/cuda/fp8.cuh"
-#include "ops/cuda/launch.cuh"
 #include "ops/cuda/prefill.h"
 #include "ops/cuda/ptx.cuh"
-#include "ops/cuda/tensor_map.h"
 #include "ops/cuda/wgmma.cuh"
 
 // Prefill attention on Hopper. A block takes its items one after another, tiles of 128 packed rows
-// (token, head): a producer warp brings the keys and values of virtual pages into two stages each,
-// and two warpgroups of 64 rows each compute, taking turns on the tensor cores: while one does its
-// softmax, the other multiplies. Inside a warpgroup the scores of block j are computed along with
-// the values of block j-1 (as in FlashAttention-3, Shah et al. 2024).
+// (token, head): a producer warp brings the keys and values of virtual pages into three stages
+// each, and two warpgroups of 64 rows each compute, taking turns on the tensor cores: while one
+// does its softmax, the other multiplies. Inside a warpgroup the scores of block j are computed
+// along with the values of block j-1 (as in FlashAttention-3, Shah et al. 2024).
 
 namespace tangram::ops::cuda::prefill_sm90 {
 
 constexpr int kBlockKeys = kPrefillBlockKeys;
 constexpr int kBlockPages = kBlockKeys / kPageTokens;
-constexpr int kStages = 2;
+constexpr int kStages = 3;
 constexpr int kHalfBytes = 128 * 128;  // 128 rows of 64 bf16, swizzled
 constexpr int kConsumerGroups = 2;
 constexpr int kThreads = 128 * (kConsumerGroups + 1);

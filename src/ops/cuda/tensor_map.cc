@@ -39,13 +39,4 @@ CUtensorMap EncodeTensorMap(const TensorMapSpec& spec) {
   return map;
 }
 
-CUtensorMap MatrixMap(const void* base, int64_t rows, int64_t columns, int box_rows) {
-  TensorMapSpec spec;
-  spec.base = base;
-  spec.dims = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  spec.strides = {static_cast<cuuint64_t>(columns) * 2};
-  spec.box = {64, static_cast<cuuint32_t>(box_rows)};
-  return EncodeTensorMap(spec);
-}
-
 }  // namespace tangram::ops::cuda

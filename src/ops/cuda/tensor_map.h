@@ -24,7 +24,4 @@ struct TensorMapSpec {
 // Encodes `spec`; aborts with its values if the driver refuses them.
 CUtensorMap EncodeTensorMap(const TensorMapSpec& spec);
 
-// A row-major matrix [rows, columns] of bf16, read in boxes [box_rows, 64].
-CUtensorMap MatrixMap(const void* base, int64_t rows, int64_t columns, int box_rows);
-
 }  // namespace tangram::ops::cuda

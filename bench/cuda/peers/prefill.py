@@ -1,7 +1,7 @@
 """Prefill attention of cuDNN and FlashAttention 2 through PyTorch, and of FlashAttention 3 if `vllm_flash_attn` can be
 imported: the rates beside `bench prefill`, on dense keys of one length (they take no row of its own length per head).
 
-    python3 bench/cuda/peers_prefill.py
+    python3 bench/cuda/peers/prefill.py
 """
 
 import torch
