@@ -115,6 +115,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) uint8_t raw_shared[];
   Shared<Kv, kDim>& shared = *reinterpret_cast<Shared<Kv, kDim>*>(raw_shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t pages = ptx::SharedAddress(shared.pages[warp]);
+  const uint32_t full = ptx::SharedAddress(shared.full[warp]);
+  bool waited = !p.early_start;
+  if (waited) cudaGridDependencySynchronize();
+  const uint64_t policy = ptx::EvictFirstPolicy();
+  PageFeed feed(p, blockIdx.x);  // its loads are on their way while the barriers are made
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWarps * S::kStages; ++i) {
       ptx::InitBarrier(ptx::SharedAddress(&shared.full[0][0] + i), 1);
@@ -124,12 +130,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::PrefetchTensorMap(&map);
   }
   __syncthreads();
-  const uint32_t pages = ptx::SharedAddress(shared.pages[warp]);
-  const uint32_t full = ptx::SharedAddress(shared.full[warp]);
-  bool waited = !p.early_start;
-  if (waited) cudaGridDependencySynchronize();
-  const uint64_t policy = ptx::EvictFirstPolicy();
-  PageFeed feed(p, blockIdx.x);
   auto start_copy = [&](int stage) {
     bool last;
     const int page = feed.Next(&last);
