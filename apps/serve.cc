@@ -124,6 +124,10 @@ int RunServe(Args args) {
   if (engine.model_path.empty()) {
     return Fail({ErrorKind::kInvalidArgument, "name a model: tangram serve MODEL", "--model"});
   }
+  if (server.port < 0 || server.port > 65535) {
+    return Fail({ErrorKind::kInvalidArgument,
+                 fmt::format("--port {} is none: ports end at 65535", server.port), "--port"});
+  }
   SetLogLevel(ParseLevel(serve.log_level));
   LogInfo("non-default args: {}", options.NonDefault());
   return Serve(engine, text, std::move(server), serve);

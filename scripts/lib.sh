@@ -12,6 +12,7 @@ configure_and_build() {
   local preset=$1 build=build/$1
   shift
   if ! [ -f "$build/build.ninja" ]; then
+    mkdir -p build
     stage "Configure ($preset)"
     cmake --preset "$preset" >"$build.log" 2>&1 || { cat "$build.log"; die "cmake --preset $preset failed"; }
   fi

@@ -37,8 +37,7 @@ std::string Unquoted(std::string_view text) {
 }  // namespace
 
 std::vector<std::string> ParseItems(std::string_view text) {
-  text = Trim(text);
-  if (text.size() < 2 || text.front() != '[' || text.back() != ']') return {Unquoted(text)};
+  if (text.size() < 2 || text.front() != '[' || text.back() != ']') return {std::string(text)};
   text = text.substr(1, text.size() - 2);
   std::vector<std::string> items;
   while (!Trim(text).empty()) {
@@ -69,8 +68,10 @@ Result<std::vector<ConfigEntry>> ParseConfig(std::string_view text) {
                        fmt::format("line {}: expected `option: value`, got '{}'", number, content));
     }
     const std::string_view value = Trim(content.substr(colon + 1));
-    entries.emplace_back(Trim(content.substr(0, colon)),
-                         value.empty() ? std::vector<std::string>() : ParseItems(value));
+    entries.emplace_back(Trim(content.substr(0, colon)), value.empty() ? std::vector<std::string>()
+                                                         : value.front() == '['
+                                                             ? ParseItems(value)
+                                                             : std::vector{Unquoted(value)});
   }
   return entries;
 }

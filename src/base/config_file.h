@@ -16,7 +16,7 @@ using ConfigEntry = std::pair<std::string, std::vector<std::string>>;
 // `- a` below the name, quotes, and comments. Anything nested deeper is kInvalidArgument.
 Result<std::vector<ConfigEntry>> ParseConfig(std::string_view text);
 
-// `[a, "b"]` as its items; anything else as one item, its quotes taken off.
+// The items of `[a, "b"]`, without spaces and quotes around them; anything else as it is.
 std::vector<std::string> ParseItems(std::string_view text);
 
 }  // namespace tangram

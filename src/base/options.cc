@@ -106,6 +106,19 @@ Error WithFlag(Error error, std::string_view name) {
   return error;
 }
 
+// CLI11 takes lists in brackets apart by itself, without regard to quotes and spaces: a mark before
+// the bracket keeps it from that.
+constexpr char kGuard = '\x01';
+
+void Guard(std::string& arg) {
+  const size_t at = arg.starts_with("--") ? arg.find('=') + 1 : 0;  // npos + 1 is 0
+  if (at < arg.size() && arg[at] == '[') arg.insert(at, 1, kGuard);
+}
+
+std::string Unguarded(const std::string& text) {
+  return text.starts_with(kGuard) ? text.substr(1) : text;
+}
+
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -268,7 +281,24 @@ std::string Options::Suggestion(std::string_view flag) const {
   return best == nullptr ? "--help lists the flags" : fmt::format("did you mean --{}?", best->name);
 }
 
-Status Options::ParseArgs(const std::vector<std::string>& args) {
+Status Options::CheckFlagsKnown(const std::vector<std::string>& args) const {
+  for (const std::string& arg : args) {
+    if (arg == "--") break;
+    const std::string flag = arg.substr(0, arg.find('='));
+    if (!flag.starts_with("--")) continue;
+    const bool known = std::any_of(options_.begin(), options_.end(), [&](const auto& option) {
+      return flag == "--" + option->name ||
+             (option->kind == Kind::kFlag && flag == "--no-" + option->name);
+    });
+    if (!known) {
+      return MakeError(ErrorKind::kInvalidArgument,
+                       fmt::format("unknown flag {}; {}", flag, Suggestion(flag)), flag);
+    }
+  }
+  return {};
+}
+
+Status Options::ParseArgs(std::vector<std::string> args) {
   CLI::App app;
   app.set_help_flag();
   app.allow_extras();
@@ -290,8 +320,10 @@ Status Options::ParseArgs(const std::vector<std::string>& args) {
     made->envname(SetVariable(option));
     bound.emplace_back(&option, made);
   }
+  std::reverse(args.begin(), args.end());  // as CLI11 wants them
+  for (std::string& arg : args) Guard(arg);
   try {
-    app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
+    app.parse(args);
   } catch (const CLI::Error& error) {
     return MakeError(ErrorKind::kInvalidArgument, error.what());
   }
@@ -309,9 +341,10 @@ Status Options::ParseArgs(const std::vector<std::string>& args) {
     Values values;
     for (const std::string& text : taken[i]) {
       const Option& option = *bound[i].first;
-      const Values items = option.kind != Kind::kList ? Values{text}
-                           : option.commas            ? ParseItems("[" + text + "]")
-                                                      : ParseItems(text);
+      const std::string plain = Unguarded(text);
+      const Values items = option.kind != Kind::kList ? Values{plain}
+                           : option.commas            ? ParseItems("[" + plain + "]")
+                                                      : ParseItems(plain);
       values.insert(values.end(), items.begin(), items.end());
     }
     TANGRAM_RETURN_IF_ERROR(Apply(*bound[i].first, values));
@@ -374,7 +407,8 @@ Status Options::Parse(std::vector<std::string> args) {
       return {};
     }
   }
-  TANGRAM_RETURN_IF_ERROR(ParseArgs(args));
+  TANGRAM_RETURN_IF_ERROR(CheckFlagsKnown(args));
+  TANGRAM_RETURN_IF_ERROR(ParseArgs(std::move(args)));
   if (!config_path_.empty()) TANGRAM_RETURN_IF_ERROR(ReadConfig());
   WarnOfUnknownVariables();
   return {};

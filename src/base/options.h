@@ -91,7 +91,8 @@ class Options {
   Option& Declare(Option option);
   std::string Canonical(std::string flag) const;
   std::vector<std::string> Normalized(std::vector<std::string> args) const;
-  Status ParseArgs(const std::vector<std::string>& args);
+  Status CheckFlagsKnown(const std::vector<std::string>& args) const;
+  Status ParseArgs(std::vector<std::string> args);
   Status ReadConfig();
   Status Apply(Option& option, const Values& values);
   void WarnOfUnknownVariables();

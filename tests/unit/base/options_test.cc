@@ -71,6 +71,17 @@ TEST(Options, TakesListsRepeatedAndBracketed) {
   }
 }
 
+TEST(Options, KeepsValuesAsTheyAre) {
+  std::vector<std::string> stop;
+  std::string body;
+  Options options("tangram test", "A test.");
+  options.Add("stop", &stop, "");
+  options.Add("body", &body, "");
+  ASSERT_TRUE(options.Parse({"--stop", " a", "\"", "--body", "[1, 2]"}));
+  EXPECT_EQ(stop, (std::vector<std::string>{" a", "\""}));
+  EXPECT_EQ(body, "[1, 2]");
+}
+
 TEST(Options, SplitsAtCommasWhereAsked) {
   std::vector<std::string> split, whole;
   Options options("tangram test", "A test.");
@@ -97,6 +108,8 @@ TEST(Options, TheLastOfARepeatedOptionCounts) {
 TEST(Options, SaysWhatIsWrong) {
   EXPECT_EQ(Command().ErrorOf({"--max-modle-len", "5"}),
             "unknown flag --max-modle-len; did you mean --max-model-len?");
+  EXPECT_EQ(Command().ErrorOf({"m.gguf", "--prot", "5"}),
+            "unknown flag --prot; did you mean --port?");
   EXPECT_EQ(Command().ErrorOf({"--zzzzzzzzzzzzzz"}),
             "unknown flag --zzzzzzzzzzzzzz; --help lists the flags");
   EXPECT_NE(Command().ErrorOf({"a", "b"}), "no error");
