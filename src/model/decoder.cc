@@ -18,7 +18,7 @@ Status Decoder::AllocateActivations(const LoadOptions& options) {
   max_logit_rows_ = options.max_logit_rows > 0 ? options.max_logit_rows : max_tokens_;
   const int64_t d = config_.head_dim, width = config_.hidden_size, f = config_.intermediate_size;
   const int64_t q_width = config_.num_attention_heads * d;
-  const int64_t qkv_width = q_width + 2 * config_.num_key_value_heads * d;
+  const int64_t qkv_width = q_width + config_.num_key_value_heads * d * 2;
   const DType type = backend_.activation_dtype();
   const auto allocate = [&](Buffer& buffer, DType dtype, int64_t rows, int64_t columns) {
     buffer = backend_.Allocate(BytesFor(dtype, rows * columns));

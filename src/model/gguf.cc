@@ -34,28 +34,28 @@ constexpr uint32_t kMaxDims = 4;
 
 // ggml's types, by their number in a file. Those without a DType are named in messages only.
 struct GgmlType {
-  uint32_t id;
   std::string_view name;
+  uint32_t id;
   std::optional<DType> dtype;
-  int64_t block_size, block_bytes;
+  int block_size, block_bytes;
 };
 
-constexpr GgmlType Known(uint32_t id, std::string_view name, DType dtype) {
-  return {id, name, dtype, BlockSize(dtype), BlockBytes(dtype)};
+constexpr GgmlType Known(std::string_view name, uint32_t id, DType dtype) {
+  return {name, id, dtype, static_cast<int>(BlockSize(dtype)), static_cast<int>(BlockBytes(dtype))};
 }
 
 constexpr GgmlType kTypes[] = {
-    Known(0, "F32", DType::kF32),    Known(1, "F16", DType::kF16),
-    Known(30, "BF16", DType::kBF16), Known(2, "Q4_0", DType::kQ4_0),
-    Known(3, "Q4_1", DType::kQ4_1),  Known(8, "Q8_0", DType::kQ8_0),
-    Known(12, "Q4_K", DType::kQ4_K), Known(13, "Q5_K", DType::kQ5_K),
-    Known(14, "Q6_K", DType::kQ6_K), {6, "Q5_0", {}, 32, 22},
-    {7, "Q5_1", {}, 32, 24},         {10, "Q2_K", {}, 256, 84},
-    {11, "Q3_K", {}, 256, 110},      {16, "IQ2_XXS", {}, 256, 66},
-    {17, "IQ2_XS", {}, 256, 74},     {18, "IQ3_XXS", {}, 256, 98},
-    {19, "IQ1_S", {}, 256, 50},      {20, "IQ4_NL", {}, 32, 18},
-    {21, "IQ3_S", {}, 256, 110},     {22, "IQ2_S", {}, 256, 82},
-    {23, "IQ4_XS", {}, 256, 136},    {29, "IQ1_M", {}, 256, 56},
+    Known("F32", 0, DType::kF32),    Known("F16", 1, DType::kF16),
+    Known("BF16", 30, DType::kBF16), Known("Q4_0", 2, DType::kQ4_0),
+    Known("Q4_1", 3, DType::kQ4_1),  Known("Q8_0", 8, DType::kQ8_0),
+    Known("Q4_K", 12, DType::kQ4_K), Known("Q5_K", 13, DType::kQ5_K),
+    Known("Q6_K", 14, DType::kQ6_K), {"Q5_0", 6, {}, 32, 22},
+    {"Q5_1", 7, {}, 32, 24},         {"Q2_K", 10, {}, 256, 84},
+    {"Q3_K", 11, {}, 256, 110},      {"IQ2_XXS", 16, {}, 256, 66},
+    {"IQ2_XS", 17, {}, 256, 74},     {"IQ3_XXS", 18, {}, 256, 98},
+    {"IQ1_S", 19, {}, 256, 50},      {"IQ4_NL", 20, {}, 32, 18},
+    {"IQ3_S", 21, {}, 256, 110},     {"IQ2_S", 22, {}, 256, 82},
+    {"IQ4_XS", 23, {}, 256, 136},    {"IQ1_M", 29, {}, 256, 56},
 };
 
 // Reads forward; after a read beyond the end, `ok` stays false and values are zero.

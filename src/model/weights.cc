@@ -10,8 +10,8 @@ namespace tangram {
 namespace {
 
 std::string ShapeText(const Shape& shape) {
-  std::vector<int64_t> dims;
-  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  std::vector<int64_t> dims(shape.rank());
+  for (int i = 0; i < shape.rank(); ++i) dims[i] = shape[i];
   return fmt::format("[{}]", fmt::join(dims, ", "));
 }
 
