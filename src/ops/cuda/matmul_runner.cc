@@ -7,8 +7,8 @@ namespace {
 
 // Where the streaming kernel is faster than cuBLASLt (docs/measurements.md).
 bool Streams(const MatMulArgs& args) {
-  constexpr int64_t kLargeWeight = int64_t{24} << 20;  // elements
-  return args.m <= 16 || (args.m <= 32 && static_cast<int64_t>(args.n) * args.k >= kLargeWeight);
+  const bool large = args.k >= 8192 || static_cast<int64_t>(args.n) * args.k >= int64_t{32} << 20;
+  return args.m <= 16 || (args.m <= 32 && large);
 }
 
 }  // namespace
