@@ -48,14 +48,14 @@ class ThreadPool {
   // Tasks not yet taken, below the number of the loop: whoever takes one knows that its loop is not
   // over, so that `call_` and `context_` are that loop's. A thread that wakes late finds none and
   // touches nothing.
-  std::atomic<uint64_t> tickets_{0};
+  alignas(64) std::atomic<uint64_t> tickets_{0};
   Call call_ = nullptr;
   const void* context_ = nullptr;
-  alignas(64) std::atomic<int> unfinished_{0};
-  alignas(64) std::atomic<uint32_t> wake_{0};
-  std::atomic<int> sleepers_{0};
-  std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<int> unfinished_{0};
+  std::atomic<uint32_t> wake_{0};
+  std::atomic<int> sleepers_{0};
 };
 
 }  // namespace tangram::ops

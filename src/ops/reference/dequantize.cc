@@ -68,7 +68,8 @@ void DequantizeQ6_K(const uint8_t* block, float* out) {
     const int byte = block[half * 64 + quarter % 2 * 32 + j];
     const int low = quarter < 2 ? byte & 15 : byte >> 4;
     const int value = low + 16 * (high[half * 32 + j] >> (2 * quarter) & 3) - 32;
-    out[i] = d * scales[i / 16] * value;
+    const int sub = i / 16;
+    out[i] = d * scales[sub] * value;
   }
 }
 
