@@ -57,7 +57,7 @@ void DeclareCompression(Options& options, EngineConfig& config) {
   options.Group("KV cache compression");
   options.Add("compression-ratio", &c.ratio, "share of the KV cache that is kept; 1: all");
   options.Add("compression-profile", &config.compression_profile,
-              "file of demands and gate, needed with a ratio below 1");
+              "what `tangram calibrate` wrote; empty: MODEL.profile.safetensors");
   options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
   options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
   options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");

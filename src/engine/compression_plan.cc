@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "base/log.h"
 #include "engine/profile.h"
@@ -64,14 +65,29 @@ Status CheckOptions(const CompressionConfig& c, int page_size) {
   return {};
 }
 
-Result<HeadDemand> DemandOf(const Profile& profile, const EngineConfig& config) {
+// The profile that was named, or the one beside the model, where `tangram calibrate` writes it.
+Result<std::string> ProfilePath(const EngineConfig& config) {
+  if (!config.compression_profile.empty()) return config.compression_profile;
+  std::filesystem::path model(config.model_path);
+  if (!model.has_filename()) model = model.parent_path();  // a folder with a slash behind it
+  const std::string beside = model.string() + ".profile.safetensors";
+  std::error_code ignored;
+  if (std::filesystem::exists(beside, ignored)) return beside;
+  return Invalid(
+      fmt::format("compression needs a profile of the model, and there is none at {}; make it "
+                  "with 'tangram calibrate {}', or name one with --compression-profile",
+                  beside, config.model_path),
+      "compression_profile");
+}
+
+Result<HeadDemand> DemandOf(const Profile& profile, const EngineConfig& config,
+                            const std::string& path) {
   const CompressionConfig& c = config.compression;
   const auto it = profile.scorers.find(c.scorer);
   if (it == profile.scorers.end()) {
-    return Invalid(
-        fmt::format("{}: no demand for the scorer {} in it; calibrate with --scorers {}",
-                    config.compression_profile, ScorerName(c.scorer), ScorerName(c.scorer)),
-        "compression_scorer");
+    return Invalid(fmt::format("{}: no demand for the scorer {} in it; calibrate with --scorers {}",
+                               path, ScorerName(c.scorer), ScorerName(c.scorer)),
+                   "compression_scorer");
   }
   const HeadDemand& demand = it->second.demand;
   if (c.ratio < demand.ratios.front()) {
@@ -124,9 +140,10 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, const Model&
     return plan;
   }
   TANGRAM_RETURN_IF_ERROR(CheckOptions(c, config.page_size));
-  TANGRAM_ASSIGN_OR_RETURN(const Profile profile, LoadProfile(config.compression_profile));
-  TANGRAM_RETURN_IF_ERROR(CheckProfile(profile, model.fingerprint(), config.compression_profile));
-  TANGRAM_ASSIGN_OR_RETURN(const HeadDemand demand, DemandOf(profile, config));
+  TANGRAM_ASSIGN_OR_RETURN(const std::string path, ProfilePath(config));
+  TANGRAM_ASSIGN_OR_RETURN(const Profile profile, LoadProfile(path));
+  TANGRAM_RETURN_IF_ERROR(CheckProfile(profile, model.fingerprint(), path));
+  TANGRAM_ASSIGN_OR_RETURN(const HeadDemand demand, DemandOf(profile, config, path));
   const bool inside_layers = c.level == BudgetLevel::kPerLayer;
   TANGRAM_ASSIGN_OR_RETURN(
       const int size,

@@ -132,6 +132,9 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
               c.model_path = TANGRAM_SOURCE_DIR "/tests/unit/model/golden/llama31_bf16";
             }).param,
             "compression_profile");
+  const Error missing = error([](EngineConfig& c) { c.compression_profile.clear(); });
+  EXPECT_EQ(missing.param, "compression_profile");
+  EXPECT_NE(missing.message.find("tangram calibrate"), std::string::npos) << missing.message;
   EXPECT_EQ(error([](EngineConfig& c) { c.compression_profile = "/nowhere"; }).kind,
             ErrorKind::kLoad);
 
