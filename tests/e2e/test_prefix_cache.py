@@ -1,4 +1,4 @@
-"""A conversation's later turns take their history from the cache (issue 3, Done when 6)."""
+"""A conversation's later turns take their history from the cache."""
 
 import time
 

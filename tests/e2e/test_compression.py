@@ -1,0 +1,72 @@
+"""Compression through the plain chat API: facts stay, memory follows the table, the cache still helps."""
+
+import pytest
+from openai import OpenAI
+
+from server_process import NAME, ROOT, ServerProcess
+
+PROFILE = ROOT / "profiles" / "SmolLM2-135M-Instruct.profile.safetensors"
+RATIO, CHUNK = 0.3, 256
+
+
+@pytest.fixture(scope="module")
+def compressed():
+    with ServerProcess("--compression-ratio", str(RATIO), "--compression-profile", str(PROFILE)) as process:
+        process.wait_ready()
+        yield process
+
+
+@pytest.fixture(scope="module")
+def talk(compressed):
+    client = OpenAI(base_url=compressed.url + "/v1", api_key="none", max_retries=0, timeout=120)
+
+    def ask(messages, **extra):
+        reply = client.chat.completions.create(model=NAME, messages=messages, max_tokens=24, temperature=0,
+                                               extra_body=extra)
+        return reply.choices[0].message.content, reply.usage
+
+    return ask
+
+
+def conversation(talk, **extra):
+    """A long text with a fact in its middle, then two turns that ask. Answers and usages."""
+    filler = [f"In year {i} the town had {3 * i % 97} bridges and {7 * i % 89} towers." for i in range(110)]
+    filler.insert(40, "The special magic number for Lima is: 48213.")
+    questions = [" ".join(filler) + " Answer with one word: ok.",
+                 "What is the special magic number for Lima mentioned in the text?",
+                 "Repeat that number."]
+    messages, answers, usages = [], [], []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        answer, usage = talk(messages, **extra)
+        messages.append({"role": "assistant", "content": answer})
+        answers.append(answer)
+        usages.append(usage)
+    return answers, usages
+
+
+def test_facts_stay_and_memory_shrinks(talk):
+    answers, usages = conversation(talk, cache_salt="first")
+    assert "48213" in answers[1]
+    for usage in usages:
+        kv = usage.kv
+        boundary = (kv["logical_tokens"] - 1) // CHUNK * CHUNK
+        # retained(b) + (n - b), to the page of the rounded share
+        assert abs(kv["resident_tokens"] - (RATIO * boundary + kv["logical_tokens"] - boundary)) <= 1
+    assert usages[0].kv["logical_tokens"] > 2000
+    for before, after in zip(usages, usages[1:]):
+        cached = after.prompt_tokens_details.cached_tokens
+        assert cached >= before.prompt_tokens + before.completion_tokens - 1
+
+
+def test_answers_do_not_depend_on_the_cache(talk):
+    assert conversation(talk, cache_salt="second")[0] == conversation(talk, cache_salt="third")[0]
+
+
+def test_a_request_may_opt_out(talk):
+    _, usage = talk([{"role": "user", "content": "Count to five. " * 100}], compression_ratio=1.0)
+    assert usage.kv["resident_tokens"] == usage.kv["logical_tokens"] > 300
+
+
+def test_all_pages_come_back(compressed):
+    compressed.wait_until_empty()
