@@ -1,6 +1,6 @@
-// Host work of a step (schedule, the arrays of its batch, completion) at 256 running sequences of 64
-// rows. One sequence in 16 takes a page in each row at every step: 1024 pages a step. The goal is
-// 100 us a step.
+// Host work of a step (schedule, the arrays of its batch, completion) at 256 running sequences of
+// 64 rows. One sequence in 16 takes a page in each row at every step: 1024 pages a step. The goal
+// is 100 us a step.
 #include <benchmark/benchmark.h>
 
 #include <memory>
