@@ -69,7 +69,9 @@ void StepBatch::AddSpans(const ScheduledSequence& s, const RetentionTable& table
     for (size_t row = 0; row < num_rows_; ++row) {
       history[row] = table.Length(static_cast<int>(row), n + 1) - 1;
     }
-    round.sequences.push_back({s.slot, first_token + n - s.num_computed, count, history});
+    const int since_boundary = table.full() ? -1 : n % table.chunk();
+    round.sequences.push_back(
+        {s.slot, first_token + n - s.num_computed, count, history, since_boundary});
     n += count;
   }
 }

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <thread>
 
+#include "engine/repeat_pass.h"
 #include "engine/ridge.h"
 #include "engine/single_sequence.h"
+#include "kvcache/compressor.h"
 
 namespace tangram {
 namespace {
@@ -30,101 +33,106 @@ class InputRecorder final : public LayerHook {
     const auto* values = input.as<float>();
     inputs_[static_cast<size_t>(layer)].assign(values, values + input.shape.count());
   }
-  void BeforeAppend(int, ops::PageTableView, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int, ops::PageTableView, std::span<const ops::SequenceSpan>,
-                   const TensorView&) override {}
+  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
+  void AfterAppend(int, const ops::AppendParams&) override {}
   const std::vector<std::vector<float>>& inputs() const { return inputs_; }
 
  private:
   std::vector<std::vector<float>> inputs_;  // L x [T, D]
 };
 
-// While a chunk is repeated: how much attention its tokens get.
-class LabelHook final : public LayerHook {
- public:
-  LabelHook(const ModelConfig& config, const KvStorage& kv, ops::Backend& backend, int first,
-            int count)
-      : config_(config),
-        kv_(kv),
-        backend_(backend),
-        first_(first),
-        count_(count),
-        labels_(static_cast<size_t>(config.num_layers)) {}
-  void OnInput(int, const TensorView&) override {}
-  void BeforeAppend(int, ops::PageTableView, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int layer, ops::PageTableView pages,
-                   std::span<const ops::SequenceSpan> sequences, const TensorView& qkv) override {
-    auto& labels = labels_[static_cast<size_t>(layer)];
-    labels.resize(static_cast<size_t>(count_ * config_.num_key_value_heads));
-    backend_.MaxAttention({.qkv = qkv,
-                           .num_q_heads = config_.num_attention_heads,
-                           .num_kv_heads = config_.num_key_value_heads,
-                           .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                           .pool = kv_.pool(),
-                           .pages = pages,
-                           .heads = kv_.heads(layer),
-                           .sequence = sequences.front(),
-                           .first = first_,
-                           .count = count_,
-                           .out = labels.data()});
-  }
-  // L x [count, Hkv]
-  const std::vector<std::vector<float>>& labels() const { return labels_; }
-
- private:
-  const ModelConfig& config_;
-  const KvStorage& kv_;
-  ops::Backend& backend_;
-  int first_, count_;
-  std::vector<std::vector<float>> labels_;
-};
-
-// Scores the tokens of each chunk as serving would, but keeps them all.
+// Scores the tokens of each chunk as serving would by some dynamic scorers, but keeps them all.
 class DynamicScoreHook final : public LayerHook {
  public:
-  DynamicScoreHook(ops::ScoreMethod method, const CompressionConfig& config, const KvStorage& kv,
-                   ops::Backend& backend)
-      : method_(method),
-        config_(config),
-        kv_(kv),
-        backend_(backend),
-        scores_(static_cast<size_t>(kv.num_pages() * kv.layout().page_size)) {}
+  DynamicScoreHook(const std::vector<Scorer>& scorers, const CompressionConfig& config,
+                   int num_q_heads, const KvStorage& kv, ops::Backend& backend)
+      : config_(config), kv_(kv), backend_(backend) {
+    for (const Scorer scorer : scorers) {
+      CompressionConfig c = config;
+      c.scorer = scorer;
+      One& one = scorers_.emplace_back(
+          One{scorer, *ScoreMethodOf(scorer), QueryScoringOf(c, num_q_heads), {}, {}});
+      const int heads = kv.layout().heads.num_kv_heads();
+      one.state.resize(
+          static_cast<size_t>(heads * ops::QueryStateFloats(one.method, one.queries, heads,
+                                                            config.window, kv.layout().head_dim)));
+      one.scores.resize(static_cast<size_t>(kv.num_pages() * kv.layout().page_size));
+    }
+  }
   void OnInput(int, const TensorView&) override {}
-  void BeforeAppend(int, ops::PageTableView, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int layer, ops::PageTableView pages,
-                   std::span<const ops::SequenceSpan> sequences, const TensorView&) override {
-    const int begin = sequences.front().row_history[0];
-    const int end = begin + sequences.front().num_tokens;
+  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
+  void AfterAppend(int, const ops::AppendParams& appended) override {
+    for (One& one : scorers_) {
+      if (ops::LooksAtQueries(one.method)) Observe(one, appended);
+      Score(one, appended);
+    }
+  }
+
+  // Groups of one head and pages in order: the scores of a head lie side by side.
+  template <class Visit>
+  void ForScores(size_t heads, size_t length, const Visit& visit) const {
+    for (const One& one : scorers_) {
+      TextScores scores(heads);
+      const size_t stride = one.scores.size() / heads;
+      for (size_t h = 0; h < heads; ++h) {
+        const auto first = one.scores.begin() + static_cast<ptrdiff_t>(h * stride);
+        scores[h].assign(first, first + static_cast<ptrdiff_t>(length));
+      }
+      visit(one.scorer, scores);
+    }
+  }
+
+ private:
+  struct One {
+    Scorer scorer;
+    ops::ScoreMethod method;
+    ops::QueryScoring queries;
+    std::vector<float> state;   // of one layer, the one in work
+    std::vector<float> scores;  // [L * Hkv, tokens]
+  };
+
+  // A step is a chunk.
+  void Observe(One& one, const ops::AppendParams& appended) {
+    ops::SequenceSpan span = appended.sequences.front();
+    span.since_boundary = 0;
+    backend_.ObserveQueries({.method = one.method,
+                             .queries = one.queries,
+                             .num_kv_heads = appended.num_kv_heads,
+                             .window = config_.window,
+                             .qkv = appended.qkv,
+                             .positions = appended.positions,
+                             .rope = appended.rope(),
+                             .pool = appended.pool,
+                             .pages = appended.pages,
+                             .heads = appended.heads,
+                             .sequences = {&span, 1},
+                             .state = one.state.data()});
+  }
+
+  void Score(One& one, const ops::AppendParams& appended) {
+    const ops::SequenceSpan& chunk = appended.sequences.front();
+    const int begin = chunk.row_history[0], end = begin + chunk.num_tokens;
     const auto rows = static_cast<size_t>(kv_.layout().heads.num_rows());
     const std::vector<int32_t> locked(rows, begin == 0 ? config_.sinks : begin - config_.window);
     const std::vector<int32_t> length(rows, end);
     const ops::BoundarySpan span{0, end, locked.data(), length.data(), length.data()};
-    backend_.Score({.method = method_,
-                    .num_kv_heads = kv_.layout().heads.num_kv_heads(),
+    backend_.Score({.method = one.method,
+                    .num_kv_heads = appended.num_kv_heads,
                     .window = config_.window,
-                    .pool = kv_.pool(),
-                    .pool_scores = scores_.data(),
-                    .pages = pages,
-                    .heads = kv_.heads(layer),
-                    .sequences = {&span, 1}});
-  }
-  // Groups of one head and pages in order: the scores of a head lie side by side.
-  TextScores Scores(size_t heads, size_t length) const {
-    TextScores scores(heads);
-    const size_t stride = scores_.size() / heads;
-    for (size_t h = 0; h < heads; ++h) {
-      const auto first = scores_.begin() + static_cast<ptrdiff_t>(h * stride);
-      scores[h].assign(first, first + static_cast<ptrdiff_t>(length));
-    }
-    return scores;
+                    .pool = appended.pool,
+                    .pool_scores = one.scores.data(),
+                    .pages = appended.pages,
+                    .heads = appended.heads,
+                    .sequences = {&span, 1},
+                    .queries = one.queries,
+                    .state = one.state.data(),
+                    .rope = appended.rope()});
   }
 
- private:
-  ops::ScoreMethod method_;
   const CompressionConfig& config_;
   const KvStorage& kv_;
   ops::Backend& backend_;
-  std::vector<float> scores_;
+  std::vector<One> scorers_;
 };
 
 // The share of each head's tokens that is among the best `ratio` of all heads'; sinks and window
@@ -198,6 +206,7 @@ class Calibrator {
     for (Scorer scorer : options_.scorers)
       profile_.scorers[scorer] = Summarise(samples_.at(scorer));
     profile_.model_fingerprint = model_.fingerprint();
+    profile_.repeat_prompt.assign(repeat_.begin(), repeat_.end());
     profile_.num_layers = shapes_.layers;
     profile_.num_kv_heads = shapes_.kv_heads;
     profile_.hidden_size = shapes_.width;
@@ -235,11 +244,15 @@ class Calibrator {
       sequence->Append(chunk, &recorder, {});
       std::vector<TokenId> repeated(repeat_.begin(), repeat_.end());
       repeated.insert(repeated.end(), chunk.begin(), chunk.end());
-      LabelHook hook(model_.config(), sequence->kv(), backend_, first, count);
+      std::vector<std::vector<float>> labels(
+          recorder.inputs().size(),
+          std::vector<float>(chunk.size() * static_cast<size_t>(shapes_.kv_heads)));
+      LabelHook hook(backend_, count,
+                     [&](int layer) { return labels[static_cast<size_t>(layer)].data(); });
       sequence->Append(repeated, &hook, {});
       sequence->Truncate(first + count);
-      Learn(recorder.inputs(), hook.labels(), count);
-      for (size_t l = 0; l < hook.labels().size(); ++l) AddScores(hook.labels()[l], l, scores);
+      Learn(recorder.inputs(), labels, count);
+      for (size_t l = 0; l < labels.size(); ++l) AddScores(labels[l], l, scores);
     });
     KeepSample(Scorer::kReconstruction, scores);
     return {};
@@ -291,20 +304,27 @@ class Calibrator {
       });
       KeepSample(Scorer::kGate, scores);
     }
-    for (const auto& [scorer, method] :
-         {std::pair(Scorer::kKeyDiff, ops::ScoreMethod::kKeyDiff),
-          std::pair(Scorer::kStreamingLlm, ops::ScoreMethod::kStreamingLlm)}) {
-      if (Wants(scorer)) TANGRAM_RETURN_IF_ERROR(MeasureDynamic(text, scorer, method));
-    }
+    const std::vector<Scorer> dynamic = DynamicScorers();
+    if (dynamic.empty()) return {};
+    TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
+    DynamicScoreHook hook(dynamic, options_.compression, model_.config().num_attention_heads,
+                          sequence->kv(), backend_);
+    // Statistics are those of whole chunks: what is behind the last is not looked at.
+    const size_t chunk_size = static_cast<size_t>(options_.compression.chunk);
+    const size_t length = text.size() / chunk_size * chunk_size;
+    ForChunks(text, [&](std::span<const TokenId> chunk) {
+      if (chunk.size() == chunk_size) sequence->Append(chunk, &hook, {});
+    });
+    hook.ForScores(shapes_.heads(), length,
+                   [&](Scorer scorer, const TextScores& scores) { KeepSample(scorer, scores); });
     return {};
   }
 
-  Status MeasureDynamic(const std::vector<TokenId>& text, Scorer scorer, ops::ScoreMethod method) {
-    TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
-    DynamicScoreHook hook(method, options_.compression, sequence->kv(), backend_);
-    ForChunks(text, [&](std::span<const TokenId> chunk) { sequence->Append(chunk, &hook, {}); });
-    KeepSample(scorer, hook.Scores(shapes_.heads(), text.size()));
-    return {};
+  std::vector<Scorer> DynamicScorers() const {
+    std::vector<Scorer> dynamic;
+    std::ranges::copy_if(options_.scorers, std::back_inserter(dynamic),
+                         [](Scorer scorer) { return ScoreMethodOf(scorer).has_value(); });
+    return dynamic;
   }
 
   std::vector<float> GateScores(size_t layer, const std::vector<float>& inputs) const {
@@ -359,8 +379,8 @@ class Calibrator {
   }
 
   void Advance() {
-    size_t passes = 1;  // over the texts; the labels' counts thrice
-    for (Scorer s : options_.scorers) passes += s == Scorer::kReconstruction ? 2 : 1;
+    // Over the texts; the labels' counts thrice.
+    const size_t passes = 3 + (Wants(Scorer::kGate) ? 1 : 0) + (DynamicScorers().empty() ? 0 : 1);
     const double chunks =
         std::ceil(static_cast<double>(texts_.front().size()) / options_.compression.chunk);
     const bool labels = profile_.gate_weight.empty();
@@ -389,6 +409,12 @@ Result<Profile> Calibrate(Model& model, ops::Backend& backend,
                           const CalibrationOptions& options) {
   if (texts.empty()) {
     return MakeError(ErrorKind::kInvalidArgument, "calibration needs at least one text", "texts");
+  }
+  if (repeat_prompt.empty() || repeat_prompt.size() > RepeatPass::kMaxPrompt) {
+    return MakeError(ErrorKind::kInvalidArgument,
+                     fmt::format("the prompt that asks for a repetition has {} tokens, not 1 to {}",
+                                 repeat_prompt.size(), RepeatPass::kMaxPrompt),
+                     "repeat_prompt");
   }
   for (const auto& text : texts) {
     const auto least = static_cast<size_t>(options.compression.chunk);

@@ -15,8 +15,9 @@ namespace tangram {
 struct CalibrationOptions {
   CompressionConfig compression;  // chunk, window and sinks
   std::vector<float> ratios = {0.1f, 0.2f, 0.3f, 0.5f, 0.75f};
-  std::vector<Scorer> scorers = {Scorer::kGate, Scorer::kReconstruction, Scorer::kKeyDiff,
-                                 Scorer::kStreamingLlm};
+  std::vector<Scorer> scorers = {
+      Scorer::kGate,   Scorer::kReconstruction, Scorer::kKeyDiff,     Scorer::kExpectedAttention,
+      Scorer::kSnapKv, Scorer::kTova,           Scorer::kStreamingLlm};
   double ridge = 1e-2;  // relative to the mean diagonal of the normal equations
   int page_size = 16;
   // Told the share that is done, [0, 1], now and then.

@@ -55,6 +55,22 @@ Status CheckOptions(const CompressionConfig& c, int page_size) {
                     c.window, c.chunk),
         "compression_window_size");
   }
+  const SnapKvConfig& snap = c.snapkv;
+  if (snap.window < 0 || snap.window > c.chunk || snap.kernel < 1 || snap.kernel % 2 == 0 ||
+      snap.kernel > c.chunk) {
+    return Invalid(
+        fmt::format("--compression-snap-window {} and --compression-snap-kernel {} must be at most "
+                    "the chunk, {}, and the kernel odd",
+                    snap.window, snap.kernel, c.chunk),
+        "compression_snap_window");
+  }
+  const ExpectedAttentionConfig& expected = c.expected_attention;
+  if (expected.future_positions < 1 || !(expected.epsilon >= 0)) {
+    return Invalid(fmt::format("--compression-ea-n-future-positions {} must be at least 1, and "
+                               "--compression-ea-epsilon {} at least 0",
+                               expected.future_positions, expected.epsilon),
+                   "compression_ea_n_future_positions");
+  }
   if (c.sinks < 0 || RetentionFloor(c, page_size) > c.chunk) {
     return Invalid(
         fmt::format("sinks, window and floor keep {} tokens of the first chunk's {}; lower "
@@ -99,6 +115,18 @@ Result<HeadDemand> DemandOf(const Profile& profile, const EngineConfig& config,
   return demand;
 }
 
+Result<std::vector<TokenId>> RepeatPrompt(const Profile& profile, int vocab_size,
+                                          const std::string& path) {
+  const auto known = [&](TokenId token) { return token >= 0 && token < vocab_size; };
+  if (profile.repeat_prompt.empty() || !std::ranges::all_of(profile.repeat_prompt, known)) {
+    return Invalid(fmt::format("{}: it does not say how to ask this model to repeat a text; make "
+                               "it again with 'tangram calibrate'",
+                               path),
+                   "compression_profile");
+  }
+  return profile.repeat_prompt;
+}
+
 void UploadGate(const Profile& profile, ops::Backend& backend, CompressionPlan& plan) {
   const size_t weights = profile.gate_weight.size(), biases = profile.gate_bias.size();
   plan.gate_memory = Buffer::AllocateHost((weights + biases) * sizeof(float));
@@ -135,7 +163,7 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, const Model&
   if (!c.enabled()) {
     TANGRAM_ASSIGN_OR_RETURN(const int size,
                              GroupSize(layers * kv_heads, config.page_group_size, "of the model"));
-    CompressionPlan plan{HeadGroupMap::Natural(layers, kv_heads, size), {}, {}, {}};
+    CompressionPlan plan{HeadGroupMap::Natural(layers, kv_heads, size), {}, {}, {}, {}};
     plan.tables.push_back(RetentionTable::Full(plan.heads.num_rows(), c.chunk));
     return plan;
   }
@@ -149,10 +177,14 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, const Model&
       const int size,
       GroupSize(inside_layers ? kv_heads : layers * kv_heads, config.page_group_size,
                 inside_layers ? "of a layer" : "of the model"));
-  CompressionPlan plan{GroupHeads(demand, c.ratio, c.level, size), {}, {}, {}};
+  CompressionPlan plan{GroupHeads(demand, c.ratio, c.level, size), {}, {}, {}, {}};
   plan.tables.push_back(RetentionTable::Full(plan.heads.num_rows(), c.chunk));
   BuildTables(demand, config, max_model_len, plan);
-  if (IsStatic(c.scorer)) UploadGate(profile, backend, plan);
+  if (c.scorer == Scorer::kGate) UploadGate(profile, backend, plan);
+  if (c.needs_own_pass()) {
+    TANGRAM_ASSIGN_OR_RETURN(plan.repeat_prompt,
+                             RepeatPrompt(profile, model.config().vocab_size, path));
+  }
   if (RetentionFloor(c, config.page_size) > c.ratio * static_cast<float>(c.chunk)) {
     LogWarning(
         "the floor of {} tokens a row hides the ratio {:.2f} in contexts below {:.0f} tokens",

@@ -19,6 +19,8 @@ struct CompressionPlan {
   std::vector<RetentionTable>
       tables;  // full, then one for each percent from the smallest profiled ratio on
   GateWeights gate;
+  std::vector<TokenId>
+      repeat_prompt;   // asks for a repetition, for scorers with a pass of their own
   Buffer gate_memory;  // what `gate` points into, unless the backend copied it
 };
 

@@ -14,7 +14,7 @@ SchedulerConfig MakeSchedulerConfig(const EngineConfig& config, const ModelRunne
   made.max_model_len = runner.max_model_len();
   made.page_size = config.page_size;
   made.num_rows = runner.kv().layout().heads.num_rows();
-  made.num_pages = runner.kv().num_pages();
+  made.num_pages = runner.num_pages();
   made.enable_prefix_caching = config.enable_prefix_caching;
   made.priority_policy = config.priority_policy;
   made.window = config.compression.window;
@@ -46,7 +46,7 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner) {
   info.page_size = config.page_size;
   info.page_group_size = layout.heads.group_size();
   info.num_rows = layout.heads.num_rows();
-  info.num_pages = runner.kv().num_pages();
+  info.num_pages = runner.num_pages();
   info.capacity_tokens = info.num_pages / info.num_rows * info.page_size;
   info.kv_cache_dtype = DTypeName(layout.dtype);
   info.compression = config.compression;

@@ -41,27 +41,44 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   load.seed = config.seed;
   load.max_model_len = config.max_model_len;
   load.max_num_tokens = config.max_num_batched_tokens;
+  if (config.compression.enabled() && config.compression.needs_own_pass()) {
+    load.max_num_tokens =
+        std::max(load.max_num_tokens, config.compression.chunk + RepeatPass::kMaxPrompt);
+  }
   load.max_logit_rows = std::min(config.max_num_seqs, config.max_num_batched_tokens);
   TANGRAM_ASSIGN_OR_RETURN(runner->model_, LoadModel(config.model_path, load, *runner->backend_));
   const ModelConfig& model = runner->model_->config();
   TANGRAM_ASSIGN_OR_RETURN(runner->max_model_len_, MaxModelLen(model, config.max_model_len));
-  TANGRAM_ASSIGN_OR_RETURN(const DType dtype, KvDType(config.kv_cache_dtype));
   TANGRAM_ASSIGN_OR_RETURN(
       runner->plan_,
       PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_));
-  KvLayout layout{dtype, config.page_size, model.head_dim, runner->plan_->heads};
-  TANGRAM_ASSIGN_OR_RETURN(const int64_t pages,
-                           PoolPages(config, layout, runner->max_model_len_, AvailableMemory()));
-  TANGRAM_ASSIGN_OR_RETURN(auto kv, KvStorage::Create(*runner->backend_, std::move(layout), pages));
-  runner->kv_ = std::make_unique<KvStorage>(std::move(kv));
-  runner->batch_.emplace(runner->kv_->layout().heads.num_rows(), config.compression);
-  if (config.compression.enabled()) {
-    TANGRAM_ASSIGN_OR_RETURN(
-        runner->compressor_,
-        Compressor::Create(*runner->backend_, *runner->kv_, config.compression, runner->plan_->gate,
-                           config.max_num_batched_tokens));
-  }
+  TANGRAM_RETURN_IF_ERROR(runner->AllocateCache(config));
   return runner;
+}
+
+Status ModelRunner::AllocateCache(const EngineConfig& config) {
+  const CompressionConfig& compression = config.compression;
+  TANGRAM_ASSIGN_OR_RETURN(const DType dtype, KvDType(config.kv_cache_dtype));
+  KvLayout layout{dtype, config.page_size, model_->config().head_dim, plan_->heads};
+  TANGRAM_ASSIGN_OR_RETURN(num_pages_,
+                           PoolPages(config, layout, max_model_len_, AvailableMemory()));
+  const bool own_pass = compression.enabled() && compression.needs_own_pass();
+  const int64_t pass_pages = own_pass ? RepeatPass::NumPages(layout, compression.chunk) : 0;
+  TANGRAM_ASSIGN_OR_RETURN(
+      auto kv, KvStorage::Create(*backend_, std::move(layout), num_pages_ + pass_pages));
+  kv_ = std::make_unique<KvStorage>(std::move(kv));
+  batch_.emplace(kv_->layout().heads.num_rows(), compression);
+  if (own_pass) {
+    repeat_pass_.emplace(*model_, *backend_, *kv_, plan_->repeat_prompt, compression.chunk,
+                         num_pages_, (max_model_len_ + config.page_size - 1) / config.page_size);
+  }
+  if (!compression.enabled()) return {};
+  TANGRAM_ASSIGN_OR_RETURN(
+      compressor_, Compressor::Create(*backend_, *kv_, compression, plan_->gate,
+                                      {.max_tokens = config.max_num_batched_tokens,
+                                       .max_seqs = config.max_num_seqs,
+                                       .num_q_heads = model_->config().num_attention_heads}));
+  return {};
 }
 
 void ModelRunner::CopyPages(const SchedulerOutput& output) {
@@ -76,8 +93,22 @@ void ModelRunner::CopyPages(const SchedulerOutput& output) {
   if (compressor_) compressor_->CopyPages(copy_from_, copy_to_);
 }
 
+// Of the sequences that this step compresses. Its pages are the sequence's own as far as it writes
+// scores there, and no step goes beyond a boundary (SchedulerConfig::stop_at_boundaries).
+void ModelRunner::RunRepeatPasses(const SchedulerOutput& output, const Scheduler& scheduler) {
+  for (const ScheduledSequence& s : output.sequences) {
+    const RetentionTable& table = scheduler.table(s.table);
+    const int n = s.num_computed, chunk = table.chunk();
+    if (table.full() || n == s.boundary || n % chunk != 0) continue;
+    repeat_pass_->Run(scheduler.page_table(), s.slot, table, n,
+                      scheduler.Tokens(s.id).subspan(n - chunk, chunk),
+                      [&](int layer) { return compressor_->ChunkScores(layer, s.slot); });
+  }
+}
+
 TensorView ModelRunner::Run(const SchedulerOutput& output, const Scheduler& scheduler) {
   CopyPages(output);
+  if (repeat_pass_) RunRepeatPasses(output, scheduler);
   batch_->Build(output, scheduler);
   ForwardInput input = batch_->Input(scheduler.page_table());
   input.kv = kv_.get();

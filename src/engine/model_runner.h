@@ -6,6 +6,7 @@
 #include "engine/batch_builder.h"
 #include "engine/compression_plan.h"
 #include "engine/engine.h"
+#include "engine/repeat_pass.h"
 #include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
 #include "model/model.h"
@@ -24,19 +25,25 @@ class ModelRunner {
 
   const ModelConfig& model_config() const { return model_->config(); }
   const KvStorage& kv() const { return *kv_; }
+  // Of the pool, for sequences.
+  int64_t num_pages() const { return num_pages_; }
   int max_model_len() const { return max_model_len_; }
   const std::vector<RetentionTable>& tables() const { return plan_->tables; }
 
  private:
   ModelRunner() = default;
+  Status AllocateCache(const EngineConfig& config);
   void CopyPages(const SchedulerOutput& output);
+  void RunRepeatPasses(const SchedulerOutput& output, const Scheduler& scheduler);
 
   std::unique_ptr<ops::Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvStorage> kv_;
+  int64_t num_pages_ = 0;
   int max_model_len_ = 0;
   std::optional<CompressionPlan> plan_;
   std::optional<Compressor> compressor_;
+  std::optional<RepeatPass> repeat_pass_;
   std::optional<StepBatch> batch_;
   std::vector<int32_t> copy_from_, copy_to_;
 };

@@ -1,8 +1,11 @@
 #include "engine/profile.h"
 
+#include <fmt/ranges.h>
+
 #include <charconv>
 #include <cmath>
 
+#include "engine/repeat_pass.h"
 #include "model/safetensors.h"
 
 namespace tangram {
@@ -61,6 +64,23 @@ class ProfileReader {
   }
   void Fail(const std::string& why) {
     if (status_) status_ = MakeError(ErrorKind::kLoad, fmt::format("{}: {}", path_, why));
+  }
+  // Numbers with commas between; none if there is no such key.
+  std::vector<int32_t> Tokens(const std::string& key, size_t most) {
+    const auto it = file_.metadata().find(key);
+    if (it == file_.metadata().end()) return {};
+    std::vector<int32_t> tokens;
+    const char *at = it->second.data(), *end = at + it->second.size();
+    while (at < end && tokens.size() < most) {
+      int32_t token = -1;
+      const auto parsed = std::from_chars(at, end, token);
+      if (parsed.ec != std::errc() || token < 0) break;
+      tokens.push_back(token);
+      at = parsed.ptr;
+      if (at < end && *at == ',') ++at;
+    }
+    if (at < end) Fail(fmt::format("metadata '{}' is no list of at most {} tokens", key, most));
+    return tokens;
   }
   const Status& status() const { return status_; }
 
@@ -136,7 +156,8 @@ Status SaveProfile(const Profile& p, const std::string& path) {
                            {"num_kv_heads", std::to_string(p.num_kv_heads)},
                            {"hidden_size", std::to_string(p.hidden_size)},
                            {"num_samples", std::to_string(p.num_samples)},
-                           {"sample_tokens", std::to_string(p.sample_tokens)}});
+                           {"sample_tokens", std::to_string(p.sample_tokens)},
+                           {"repeat_prompt", fmt::format("{}", fmt::join(p.repeat_prompt, ","))}});
 }
 
 Result<Profile> LoadProfile(const std::string& path) {
@@ -155,6 +176,7 @@ Result<Profile> LoadProfile(const std::string& path) {
   p.hidden_size = reader.Number("hidden_size", 1, kMany);
   p.num_samples = reader.Number("num_samples", 1, kMany);
   p.sample_tokens = reader.Number("sample_tokens", 1, kMany);
+  p.repeat_prompt = reader.Tokens("repeat_prompt", RepeatPass::kMaxPrompt);
   p.gate_weight = reader.Values("gate.weight", {p.num_layers, p.num_kv_heads, p.hidden_size});
   p.gate_bias = reader.Values("gate.bias", {p.num_layers, p.num_kv_heads});
   for (const auto& [scorer, name] : kScorerNames) {

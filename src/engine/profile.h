@@ -26,8 +26,9 @@ struct Profile {
   uint64_t model_fingerprint = 0;
   int num_layers = 0, num_kv_heads = 0, hidden_size = 0;
   int num_samples = 0, sample_tokens = 0;
-  std::vector<float> gate_weight;  // [L, Hkv, D]
-  std::vector<float> gate_bias;    // [L, Hkv]
+  std::vector<float> gate_weight;      // [L, Hkv, D]
+  std::vector<float> gate_bias;        // [L, Hkv]
+  std::vector<int32_t> repeat_prompt;  // tokens that ask for a repetition; empty: not known
   std::map<Scorer, ScorerProfile> scorers;
 };
 

@@ -1,35 +1,62 @@
 #include "kvcache/compressor.h"
 
 namespace tangram {
-namespace {
 
-ops::ScoreMethod MethodOf(Scorer scorer) {
+std::optional<ops::ScoreMethod> ScoreMethodOf(Scorer scorer) {
   switch (scorer) {
     case Scorer::kKeyDiff:
       return ops::ScoreMethod::kKeyDiff;
     case Scorer::kStreamingLlm:
       return ops::ScoreMethod::kStreamingLlm;
+    case Scorer::kSnapKv:
+      return ops::ScoreMethod::kSnapKv;
+    case Scorer::kTova:
+      return ops::ScoreMethod::kTova;
+    case Scorer::kExpectedAttention:
+      return ops::ScoreMethod::kExpectedAttention;
     default:
-      break;
+      return std::nullopt;
   }
-  TANGRAM_CHECK(false, "scorer {} is not dynamic", static_cast<int>(scorer));
 }
 
-}  // namespace
+ops::QueryScoring QueryScoringOf(const CompressionConfig& config, int num_q_heads) {
+  ops::QueryScoring q;
+  q.num_q_heads = num_q_heads;
+  q.chunk = config.chunk;
+  q.sinks = config.sinks;
+  if (config.scorer == Scorer::kSnapKv) {
+    q.query_window = config.lookback();
+    q.pool_kernel = config.snapkv.kernel;
+    q.pool_mean = config.snapkv.mean;
+  }
+  const ExpectedAttentionConfig& ea = config.expected_attention;
+  q.use_covariance = ea.covariance;
+  q.use_value_norm = ea.value_norm;
+  q.future_positions = ea.future_positions;
+  q.epsilon = ea.epsilon;
+  return q;
+}
 
-Compressor::Compressor(ops::Backend& backend, const KvStorage& kv, const CompressionConfig& config)
-    : backend_(&backend), kv_(&kv), config_(config) {}
+Compressor::Compressor(ops::Backend& backend, const KvStorage& kv, const CompressionConfig& config,
+                       const Limits& limits)
+    : backend_(&backend),
+      kv_(&kv),
+      config_(config),
+      limits_(limits),
+      method_(ScoreMethodOf(config.scorer)),
+      queries_(QueryScoringOf(config, limits.num_q_heads)),
+      history_(static_cast<size_t>(kv.layout().heads.num_rows())) {}
 
 Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv,
                                       const CompressionConfig& config, GateWeights gate,
-                                      int max_tokens) {
-  Compressor made(backend, kv, config);
+                                      const Limits& limits) {
+  Compressor made(backend, kv, config, limits);
   made.gate_ = std::move(gate);
   const KvLayout& layout = kv.layout();
   const size_t count = static_cast<size_t>(kv.num_pages()) * layout.heads.group_size() *
                        static_cast<size_t>(layout.page_size);
   made.scores_ = backend.Allocate(count * sizeof(float));
-  made.step_scores_ = backend.Allocate(static_cast<size_t>(max_tokens) *
+  made.step_scores_ = backend.Allocate(static_cast<size_t>(limits.max_tokens) *
                                        layout.heads.num_kv_heads() * sizeof(float));
   if (made.scores_.data() == nullptr || made.step_scores_.data() == nullptr) {
     return MakeError(ErrorKind::kOutOfMemory,
@@ -37,49 +64,115 @@ Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv
                      "--kv-cache-memory-bytes",
                      "kv_cache_memory_bytes");
   }
+  const size_t state = static_cast<size_t>(layout.heads.num_layers()) * limits.max_seqs *
+                       static_cast<size_t>(made.StateFloats()) * sizeof(float);
+  if (state == 0) return made;
+  made.state_ = backend.Allocate(state);
+  if (made.state_.data() == nullptr) {
+    return MakeError(ErrorKind::kOutOfMemory,
+                     fmt::format("what the scorer remembers of {} sequences, {:.2f} GiB, does not "
+                                 "fit in memory; choose a smaller --max-num-seqs",
+                                 limits.max_seqs, static_cast<double>(state) / (1 << 30)),
+                     "max_num_seqs");
+  }
   return made;
 }
 
+// Of one slot, in one layer.
+int64_t Compressor::StateFloats() const {
+  const int64_t heads = kv_->layout().heads.num_kv_heads();
+  if (config_.needs_own_pass()) return config_.chunk * heads;
+  if (!method_) return 0;
+  return heads * ops::QueryStateFloats(*method_, queries_, static_cast<int>(heads), config_.window,
+                                       kv_->layout().head_dim);
+}
+
+float* Compressor::State(int layer) const {
+  return static_cast<float*>(state_.data()) + layer * limits_.max_seqs * StateFloats();
+}
+
+float* Compressor::ChunkScores(int layer, int slot) { return State(layer) + slot * StateFloats(); }
+
 void Compressor::OnInput(int layer, const TensorView& input) {
-  if (!IsStatic(config_.scorer)) return;
+  if (config_.scorer != Scorer::kGate) return;
   current_ = step_scores_.View(DType::kF32, {input.shape[0], kv_->layout().heads.num_kv_heads()});
   const auto l = static_cast<size_t>(layer);
   backend_->MatMul({input, gate_.weight[l], gate_.bias[l], current_});
 }
 
-void Compressor::AfterAppend(int layer, ops::PageTableView pages,
-                             std::span<const ops::SequenceSpan> sequences, const TensorView&) {
-  if (!IsStatic(config_.scorer)) return;
-  backend_->AppendScores({.scores = current_,
-                          .pool = kv_->pool(),
-                          .pool_scores = static_cast<float*>(scores_.data()),
-                          .pages = pages,
-                          .heads = kv_->heads(layer),
-                          .sequences = sequences});
+void Compressor::AfterAppend(int layer, const ops::AppendParams& appended) {
+  if (config_.scorer == Scorer::kGate) {
+    backend_->AppendScores({.scores = current_,
+                            .pool = appended.pool,
+                            .pool_scores = static_cast<float*>(scores_.data()),
+                            .pages = appended.pages,
+                            .heads = appended.heads,
+                            .sequences = appended.sequences});
+  } else if (method_ && ops::LooksAtQueries(*method_)) {
+    backend_->ObserveQueries({.method = *method_,
+                              .queries = queries_,
+                              .num_kv_heads = appended.num_kv_heads,
+                              .window = config_.window,
+                              .qkv = appended.qkv,
+                              .positions = appended.positions,
+                              .rope = appended.rope(),
+                              .pool = appended.pool,
+                              .pages = appended.pages,
+                              .heads = appended.heads,
+                              .sequences = appended.sequences,
+                              .state = State(layer)});
+  }
 }
 
-void Compressor::BeforeAppend(int layer, ops::PageTableView pages,
-                              std::span<const ops::BoundarySpan> sequences) {
-  if (sequences.empty()) return;
-  auto* pool_scores = static_cast<float*>(scores_.data());
-  const int num_heads = kv_->layout().heads.num_kv_heads();
-  if (!IsStatic(config_.scorer)) {
-    backend_->Score({.method = MethodOf(config_.scorer),
-                     .num_kv_heads = num_heads,
-                     .window = config_.window,
-                     .pool = kv_->pool(),
-                     .pool_scores = pool_scores,
-                     .pages = pages,
-                     .heads = kv_->heads(layer),
-                     .sequences = sequences});
+void Compressor::Score(int layer, const ops::AppendParams& next,
+                       const ops::BoundarySpan& boundary) {
+  backend_->Score({.method = *method_,
+                   .num_kv_heads = next.num_kv_heads,
+                   .window = config_.window,
+                   .pool = next.pool,
+                   .pool_scores = static_cast<float*>(scores_.data()),
+                   .pages = next.pages,
+                   .heads = next.heads,
+                   .sequences = {&boundary, 1},
+                   .queries = queries_,
+                   .state = ops::LooksAtQueries(*method_) ? State(layer) : nullptr,
+                   .rope = next.rope()});
+}
+
+void Compressor::StoreChunkScores(int layer, const ops::AppendParams& next,
+                                  const ops::BoundarySpan& boundary) {
+  for (size_t row = 0; row < history_.size(); ++row) {
+    history_[row] = boundary.length[row] - config_.chunk;
   }
-  backend_->Compact({.num_kv_heads = num_heads,
-                     .window = config_.window,
-                     .pool = kv_->pool(),
-                     .pool_scores = pool_scores,
-                     .pages = pages,
-                     .heads = kv_->heads(layer),
-                     .sequences = sequences});
+  const ops::SequenceSpan chunk{boundary.slot, 0, config_.chunk, history_.data()};
+  backend_->AppendScores({.scores = {ChunkScores(layer, boundary.slot),
+                                     DType::kF32,
+                                     {config_.chunk, next.num_kv_heads}},
+                          .pool = next.pool,
+                          .pool_scores = static_cast<float*>(scores_.data()),
+                          .pages = next.pages,
+                          .heads = next.heads,
+                          .sequences = {&chunk, 1}});
+}
+
+// Sequences that share pages of the chunk, and went apart behind them, score its tokens
+// differently: so one is scored and compacted before the next is scored. (Compaction writes only
+// pages of the sequence's own.) Scores that hang on the tokens before alone are there already.
+void Compressor::BeforeAppend(int layer, const ops::AppendParams& next,
+                              std::span<const ops::BoundarySpan> boundaries) {
+  const bool scored = config_.scorer == Scorer::kGate;
+  const size_t at_once = scored ? boundaries.size() : 1;
+  for (size_t i = 0; i < boundaries.size(); i += at_once) {
+    if (method_) Score(layer, next, boundaries[i]);
+    if (config_.needs_own_pass()) StoreChunkScores(layer, next, boundaries[i]);
+    backend_->Compact({.num_kv_heads = next.num_kv_heads,
+                       .window = config_.window,
+                       .pool = next.pool,
+                       .pool_scores = static_cast<float*>(scores_.data()),
+                       .pages = next.pages,
+                       .heads = next.heads,
+                       .sequences = boundaries.subspan(i, at_once)});
+  }
 }
 
 // A score takes as many bytes as K and V of 16 bits with one element each.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -18,25 +19,36 @@ struct GateWeights {
   std::vector<TensorView> bias;    // L x [Hkv] f32
 };
 
+// How the scorer's method is called in ops, if it is dynamic, and what it is told.
+std::optional<ops::ScoreMethod> ScoreMethodOf(Scorer scorer);
+ops::QueryScoring QueryScoringOf(const CompressionConfig& config, int num_q_heads);
+
 // Scores tokens and drops those that lose, layer by layer, inside a forward step. Which and how
 // many rows are compressed when is decided elsewhere (paging); this moves the bytes.
 class Compressor final : public LayerHook {
  public:
-  // `gate` is read for the gate scorers alone. kOutOfMemory if the scores of the pool, 4 bytes for
-  // each head of each token, do not fit.
+  struct Limits {
+    int max_tokens;  // of a step
+    int max_seqs;    // slots
+    int num_q_heads;
+  };
+  // `gate` is read for the gate scorer alone. kOutOfMemory if the scores of the pool, 4 bytes for
+  // each head of each token, or what the scorer remembers of each slot do not fit.
   static Result<Compressor> Create(ops::Backend& backend, const KvStorage& kv,
                                    const CompressionConfig& config, GateWeights gate,
-                                   int max_tokens);
+                                   const Limits& limits);
 
   // Static scorers: computes the scores of the step's tokens, and stores them once they are
-  // appended.
+  // appended. Dynamic ones that look at queries: takes these up.
   void OnInput(int layer, const TensorView& input) override;
-  void AfterAppend(int layer, ops::PageTableView pages,
-                   std::span<const ops::SequenceSpan> sequences, const TensorView& qkv) override;
+  void AfterAppend(int layer, const ops::AppendParams& appended) override;
   // Scores (dynamic scorers) and compacts the sequences that cross a boundary.
-  void BeforeAppend(int layer, ops::PageTableView pages,
-                    std::span<const ops::BoundarySpan> sequences) override;
+  void BeforeAppend(int layer, const ops::AppendParams& next,
+                    std::span<const ops::BoundarySpan> boundaries) override;
 
+  // Where the scores of a slot's chunk are put, [C, Hkv] f32, by whoever makes them in a pass of
+  // its own (CompressionConfig::needs_own_pass), before the step that compresses the chunk.
+  float* ChunkScores(int layer, int slot);
   // The scores of pages that are copied go with them. [pages] each.
   void CopyPages(std::span<const int32_t> from, std::span<const int32_t> to);
 
@@ -44,15 +56,26 @@ class Compressor final : public LayerHook {
   const float* scores() const { return static_cast<const float*>(scores_.data()); }
 
  private:
-  Compressor(ops::Backend& backend, const KvStorage& kv, const CompressionConfig& config);
+  Compressor(ops::Backend& backend, const KvStorage& kv, const CompressionConfig& config,
+             const Limits& limits);
+  float* State(int layer) const;
+  int64_t StateFloats() const;
+  void Score(int layer, const ops::AppendParams& next, const ops::BoundarySpan& boundary);
+  void StoreChunkScores(int layer, const ops::AppendParams& next,
+                        const ops::BoundarySpan& boundary);
 
   ops::Backend* backend_;
   const KvStorage* kv_;
   CompressionConfig config_;
+  Limits limits_;
+  std::optional<ops::ScoreMethod> method_;  // dynamic scorers
+  ops::QueryScoring queries_;
   GateWeights gate_;
   Buffer scores_;       // [virtual pages, B] f32
   Buffer step_scores_;  // [T, Hkv] f32
+  Buffer state_;        // [L, slots, StateFloats()]: what a chunk left so far, or its scores
   TensorView current_;  // of the layer in work
+  std::vector<int32_t> history_;  // [G]
 };
 
 }  // namespace tangram

@@ -13,12 +13,12 @@ class LayerHook {
   virtual ~LayerHook() = default;
   // The attention's input of the whole step, [T, D], normed.
   virtual void OnInput(int layer, const TensorView& input) = 0;
-  // Before the tokens of a round are appended: `sequences` stand at a boundary.
-  virtual void BeforeAppend(int layer, ops::PageTableView pages,
-                            std::span<const ops::BoundarySpan> sequences) = 0;
-  // After it. `qkv` [T, (Hq + 2*Hkv) * d] holds the queries as attention uses them.
-  virtual void AfterAppend(int layer, ops::PageTableView pages,
-                           std::span<const ops::SequenceSpan> sequences, const TensorView& qkv) = 0;
+  // Before the tokens of a round are appended as `next` says: `boundaries` are sequences that stand
+  // at one.
+  virtual void BeforeAppend(int layer, const ops::AppendParams& next,
+                            std::span<const ops::BoundarySpan> boundaries) = 0;
+  // After it: the QKV of `appended` holds the queries as attention uses them.
+  virtual void AfterAppend(int layer, const ops::AppendParams& appended) = 0;
 };
 
 }  // namespace tangram

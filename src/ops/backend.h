@@ -6,6 +6,7 @@
 
 #include "ops/compression.h"
 #include "ops/kv_view.h"
+#include "ops/rope.h"
 #include "tensor/tensor.h"
 
 namespace tangram::ops {
@@ -47,10 +48,6 @@ struct SiluMulParams {
   TensorView out;      // [T, F]
 };
 
-// How rotary pairs lie in a head: (i, i + d/2) in Hugging Face's weights, (2i, 2i + 1) in GGUF
-// files of the Llama architecture.
-enum class RopeStyle { kHalf, kInterleaved };
-
 // Norms queries and keys (where weights are given: Qwen3), rotates them at their true positions,
 // and appends K and V, rounded to the pool's type, to the virtual pages. Queries are changed in
 // place.
@@ -68,6 +65,8 @@ struct AppendParams {
   PageTableView pages;
   LayerHeadMap heads;
   std::span<const SequenceSpan> sequences;  // [S]
+
+  RopeView rope() const { return {inv_freq, rope_scale, rope_style}; }
 };
 
 // Causal attention of each token over its row: history, then the step's tokens up to itself. Reads
@@ -120,6 +119,7 @@ class Backend {
   virtual void Append(const AppendParams&) = 0;
   virtual void Attention(const AttentionParams&) = 0;
   virtual void AppendScores(const AppendScoresParams&) = 0;
+  virtual void ObserveQueries(const ObserveQueriesParams&) = 0;
   virtual void Score(const ScoreParams&) = 0;
   virtual void Compact(const CompactParams&) = 0;
   virtual void MaxAttention(const MaxAttentionParams&) = 0;

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "ops/kv_view.h"
+#include "ops/rope.h"
 
 namespace tangram::ops {
 
@@ -46,6 +47,71 @@ struct AppendScoresParams {
 enum class ScoreMethod {
   kKeyDiff,       // arXiv 2504.15364: minus the cosine of the key and the mean of the normed keys
   kStreamingLlm,  // arXiv 2309.17453: the most recent stay
+  // arXiv 2404.14469: the attention that the chunk's last queries pay a key, mean over them and the
+  // query heads of its group, pooled over the neighbours in the row.
+  kSnapKv,
+  // arXiv 2401.06104: the attention that the chunk's last query pays a key, mean over all query
+  // heads of the layer.
+  kTova,
+  // arXiv 2510.00636, as kvpress has it: exp(mu.k / sqrt(d) + k'Sigma k / 2d), normed over the
+  // candidates and the window, mean over the query heads of the group, times the value's norm. mu
+  // and Sigma are those of the chunk's queries before rotation, the sinks' left out, rotated to the
+  // mean of the positions to come.
+  kExpectedAttention,
+};
+
+constexpr bool LooksAtQueries(ScoreMethod method) {
+  return method == ScoreMethod::kSnapKv || method == ScoreMethod::kTova ||
+         method == ScoreMethod::kExpectedAttention;
+}
+
+// How the methods that look at queries do it.
+struct QueryScoring {
+  int num_q_heads = 0;
+  int chunk = 0;  // C
+  int sinks = 0;  // s
+  // kSnapKv, kTova:
+  int query_window = 1;  // last queries of a chunk that are looked at, at most C; kTova: 1
+  int pool_kernel = 1;   // kSnapKv: neighbours and the key itself, odd; kTova: 1
+  // kSnapKv: the mean of neighbours that are candidates (kvpress) instead of the largest of the
+  // row.
+  bool pool_mean = false;
+  // kExpectedAttention:
+  bool use_covariance = true;
+  bool use_value_norm = true;
+  int future_positions = 512;
+  float epsilon = 0.01f;  // added to the attention before the value's norm is taken to it
+};
+
+// Floats that a slot has for each KV head of a layer, of what its chunk's queries left so far: for
+// kSnapKv and kTova the sum of attention of each token from pool_kernel / 2 before the first
+// candidate on; for kExpectedAttention, for each query head, the mean of the queries and the lower
+// triangle of the sum of squares about it. 0: the method looks at no query.
+constexpr int64_t QueryStateFloats(ScoreMethod method, const QueryScoring& q, int num_kv_heads,
+                                   int window, int head_dim) {
+  if (!LooksAtQueries(method)) return 0;
+  if (method != ScoreMethod::kExpectedAttention) return q.chunk + window + q.pool_kernel / 2;
+  const int64_t d = head_dim;
+  return q.num_q_heads / num_kv_heads * (d + (q.use_covariance ? d * (d + 1) / 2 : 0));
+}
+
+// Takes up what the queries of tokens that were just appended say, token by token in their order,
+// so that slices change no bit. The first token of a chunk that a method looks at overwrites what
+// the slot's chunk before it left. Attention is over the row as it stands: what was kept, and the
+// chunk up to the token. Sequences that are never compressed are left out.
+struct ObserveQueriesParams {
+  ScoreMethod method;
+  QueryScoring queries;
+  int num_kv_heads;
+  int window;
+  TensorView qkv;            // [T, (Hq + 2*Hkv) * d]: queries rotated; keys already appended
+  const int32_t* positions;  // [T]
+  RopeView rope;
+  KvPoolView pool;
+  PageTableView pages;
+  LayerHeadMap heads;
+  std::span<const SequenceSpan> sequences;
+  float* state;  // [slots, Hkv, QueryStateFloats()] of the layer
 };
 
 // Writes the scores of the candidates of each row of a layer, from their keys as stored. Statistics
@@ -60,6 +126,10 @@ struct ScoreParams {
   PageTableView pages;
   LayerHeadMap heads;
   std::span<const BoundarySpan> sequences;
+  // Of the methods that look at queries:
+  QueryScoring queries;
+  const float* state = nullptr;  // as ObserveQueries left it, over the whole chunk
+  RopeView rope;
 };
 
 // The largest attention that each of some tokens of a sequence gets from any query of the step: the
@@ -73,9 +143,8 @@ struct MaxAttentionParams {
   PageTableView pages;
   LayerHeadMap heads;
   SequenceSpan sequence;  // the queries
-  int first;              // the tokens: [first, first + count) of the row, of every head
-  int count;
-  float* out;  // [count, Hkv]
+  int count;              // the tokens: the last `count` of each row before the step's own
+  float* out;             // [count, Hkv]
 };
 
 }  // namespace tangram::ops

@@ -40,6 +40,8 @@ struct SequenceSpan {
   int first_token;  // index into the step's T tokens
   int num_tokens;
   const int32_t* row_history;
+  int since_boundary = -1;  // tokens between the last boundary and these, which do not go beyond
+                            // the next one; -1: the sequence is never compressed
 };
 
 }  // namespace tangram::ops

@@ -25,6 +25,20 @@ constexpr bool IsStatic(Scorer scorer) {
 // Among which rows the kept tokens are shared out by demand.
 enum class BudgetLevel { kUniform, kPerLayer, kCrossLayer };
 
+// How snapkv pools the attention of neighbours (ops::QueryScoring has what these mean).
+struct SnapKvConfig {
+  int window = 0;  // queries; 0: the compression's window
+  int kernel = 7;
+  bool mean = false;  // as kvpress pools, instead of the largest
+};
+
+struct ExpectedAttentionConfig {
+  bool covariance = true;
+  bool value_norm = true;
+  int future_positions = 512;
+  float epsilon = 0.01f;
+};
+
 // The one set of defaults that server, demo, eval and benchmarks share.
 struct CompressionConfig {
   float ratio = 1.0f;  // share of the KV cache that is kept; 1 keeps all
@@ -34,15 +48,25 @@ struct CompressionConfig {
   int floor = 0;       // F: shortest length that compression leaves; 0: s + w rounded up to a page
   Scorer scorer = Scorer::kGate;
   BudgetLevel level = BudgetLevel::kCrossLayer;
+  SnapKvConfig snapkv;
+  ExpectedAttentionConfig expected_attention;
 
   bool enabled() const { return ratio < 1.0f; }
   // Last tokens of a chunk whose queries the scorer must see: after a cached prefix it runs again
   // from there. Static scores, and those of the keys alone, are there already.
   int lookback() const {
-    if (scorer == Scorer::kExpectedAttention) return chunk;
-    return scorer == Scorer::kSnapKv || scorer == Scorer::kTova ? window : 0;
+    switch (scorer) {
+      case Scorer::kExpectedAttention:
+        return chunk;
+      case Scorer::kSnapKv:
+        return snapkv.window > 0 ? snapkv.window : window;
+      case Scorer::kTova:
+        return 1;
+      default:
+        return 0;
+    }
   }
-  // Whether the model runs again over each chunk when it is whole, between two steps.
+  // Whether the model runs again over each chunk before it is compressed, between two steps.
   bool needs_own_pass() const { return scorer == Scorer::kReconstruction; }
 };
 

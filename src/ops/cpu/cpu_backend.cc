@@ -59,6 +59,11 @@ class CpuBackend final : public Backend {
     ForHeads(p, static_cast<int>(p.scores.shape[1]),
              [&](const SequenceSpan& s, int head) { AppendScoresOf(p, s, head); });
   }
+  void ObserveQueries(const ObserveQueriesParams& p) override {
+    ForHeads(p, p.num_kv_heads, [&](const SequenceSpan& s, int head) {
+      ObserveQueriesOf(p, s, head, transposed_keys());
+    });
+  }
   void Score(const ScoreParams& p) override {
     ForHeads(p, p.num_kv_heads,
              [&](const BoundarySpan& s, int head) { ScoreHead(p, s, head, transposed_keys()); });

@@ -1,7 +1,6 @@
 #include "ops/host/compression.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -51,35 +50,6 @@ std::vector<int> SelectBest(const float* pool_scores, const HeadTokens& tokens, 
   return best;
 }
 
-double Norm(const std::vector<float>& x) {
-  double sum = 0;
-  for (float v : x) sum += double{v} * v;
-  return std::sqrt(sum);
-}
-
-// score(t) = -cos(k_t, mean over candidates and window of k / |k|).
-void ScoreKeyDiff(const ScoreParams& p, const HeadTokens& tokens, int first, int last, int length,
-                  bool transposed_keys) {
-  const auto d = static_cast<size_t>(p.pool.head_dim);
-  std::vector<float> key(d);
-  std::vector<double> mean(d);  // not divided by the count: the cosine does not care
-  for (int t = first; t < length; ++t) {
-    LoadKey(p.pool, tokens, t, transposed_keys, key.data());
-    const double norm = Norm(key);
-    for (size_t i = 0; norm > 0 && i < d; ++i) mean[i] += key[i] / norm;
-  }
-  double mean_norm = 0;
-  for (double v : mean) mean_norm += v * v;
-  mean_norm = std::sqrt(mean_norm);
-  for (int t = first; t < last; ++t) {
-    LoadKey(p.pool, tokens, t, transposed_keys, key.data());
-    double dot = 0;
-    for (size_t i = 0; i < d; ++i) dot += key[i] * mean[i];
-    const double scale = Norm(key) * mean_norm;
-    p.pool_scores[tokens.score_index(t)] = scale > 0 ? static_cast<float>(-dot / scale) : 0.0f;
-  }
-}
-
 }  // namespace
 
 void CompactHead(const CompactParams& p, const BoundarySpan& s, int head, bool transposed_keys) {
@@ -102,21 +72,6 @@ void CompactHead(const CompactParams& p, const BoundarySpan& s, int head, bool t
   const int count = kept - p.window - locked;
   for (int t : SelectBest(p.pool_scores, tokens, locked, window_begin, count)) move(t);
   for (int t = window_begin; t < length; ++t) move(t);
-}
-
-void ScoreHead(const ScoreParams& p, const BoundarySpan& s, int head, bool transposed_keys) {
-  const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
-  const int row = p.heads.row[head];
-  const int first = s.locked[row], length = s.length[row], last = length - p.window;
-  switch (p.method) {
-    case ScoreMethod::kKeyDiff:
-      return ScoreKeyDiff(p, tokens, first, last, length, transposed_keys);
-    case ScoreMethod::kStreamingLlm:
-      for (int t = first; t < last; ++t) {
-        p.pool_scores[tokens.score_index(t)] = static_cast<float>(t);
-      }
-      return;
-  }
 }
 
 void AppendScoresOf(const AppendScoresParams& p, const SequenceSpan& s, int head) {

@@ -11,6 +11,8 @@ void CompactHead(const CompactParams& params, const BoundarySpan& sequence, int 
                  bool transposed_keys);
 void ScoreHead(const ScoreParams& params, const BoundarySpan& sequence, int head,
                bool transposed_keys);
+void ObserveQueriesOf(const ObserveQueriesParams& params, const SequenceSpan& sequence, int head,
+                      bool transposed_keys);
 void MaxAttentionOf(const MaxAttentionParams& params, int head, bool transposed_keys);
 void AppendScoresOf(const AppendScoresParams& params, const SequenceSpan& sequence, int head);
 

@@ -40,4 +40,10 @@ inline void LoadKey(const KvPoolView& pool, const HeadTokens& tokens, int token,
   for (int64_t i = 0; i < pool.head_dim; ++i) key[i] = LoadKv(pool, base + first + i * stride);
 }
 
+inline void LoadValue(const KvPoolView& pool, const HeadTokens& tokens, int token, float* value) {
+  const int64_t base =
+      tokens.keys(token) + tokens.block() + int64_t{tokens.offset(token)} * pool.head_dim;
+  for (int64_t i = 0; i < pool.head_dim; ++i) value[i] = LoadKv(pool, base + i);
+}
+
 }  // namespace tangram::ops

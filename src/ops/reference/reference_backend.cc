@@ -25,6 +25,7 @@ class ReferenceBackend final : public Backend {
   void Append(const AppendParams& p) override;
   void Attention(const AttentionParams& p) override;
   void AppendScores(const AppendScoresParams& p) override;
+  void ObserveQueries(const ObserveQueriesParams& p) override;
   void Score(const ScoreParams& p) override;
   void Compact(const CompactParams& p) override;
   void MaxAttention(const MaxAttentionParams& p) override;
@@ -192,6 +193,12 @@ void ReferenceBackend::Attention(const AttentionParams& p) {
 void ReferenceBackend::AppendScores(const AppendScoresParams& p) {
   for (const SequenceSpan& s : p.sequences) {
     for (int h = 0; h < p.scores.shape[1]; ++h) AppendScoresOf(p, s, h);
+  }
+}
+
+void ReferenceBackend::ObserveQueries(const ObserveQueriesParams& p) {
+  for (const SequenceSpan& s : p.sequences) {
+    for (int h = 0; h < p.num_kv_heads; ++h) ObserveQueriesOf(p, s, h, transposed_keys());
   }
 }
 

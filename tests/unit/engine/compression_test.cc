@@ -74,7 +74,7 @@ TEST_P(CompressedEngineTest, TokensDoNotDependOnLoadChunkingPreemptionOrTheCache
   config.max_num_batched_tokens = 64;
   const auto expected = RunOneByOne(*Start(config), 20);
   EXPECT_EQ(RunTogether(*Start(config), 20), expected);
-  for (int budget : {1, 7, 32}) {
+  for (int budget : {1, 7, 32, 128, 512}) {
     config.max_num_batched_tokens = budget;
     EXPECT_EQ(RunTogether(*Start(config), 20), expected) << budget << " tokens a step";
   }
@@ -86,13 +86,17 @@ TEST_P(CompressedEngineTest, TokensDoNotDependOnLoadChunkingPreemptionOrTheCache
   EXPECT_EQ(engine->Stats().pages_held, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, CompressedEngineTest,
-                         testing::Values(Setting{Scorer::kGate, BudgetLevel::kCrossLayer, 0.3f},
-                                         Setting{Scorer::kGate, BudgetLevel::kPerLayer, 0.5f},
-                                         Setting{Scorer::kGate, BudgetLevel::kUniform, 0.5f},
-                                         Setting{Scorer::kKeyDiff, BudgetLevel::kCrossLayer, 0.3f},
-                                         Setting{Scorer::kStreamingLlm, BudgetLevel::kUniform,
-                                                 0.3f}));
+INSTANTIATE_TEST_SUITE_P(
+    Settings, CompressedEngineTest,
+    testing::Values(Setting{Scorer::kGate, BudgetLevel::kCrossLayer, 0.3f},
+                    Setting{Scorer::kGate, BudgetLevel::kPerLayer, 0.5f},
+                    Setting{Scorer::kGate, BudgetLevel::kUniform, 0.5f},
+                    Setting{Scorer::kKeyDiff, BudgetLevel::kCrossLayer, 0.3f},
+                    Setting{Scorer::kReconstruction, BudgetLevel::kCrossLayer, 0.3f},
+                    Setting{Scorer::kExpectedAttention, BudgetLevel::kPerLayer, 0.5f},
+                    Setting{Scorer::kSnapKv, BudgetLevel::kCrossLayer, 0.3f},
+                    Setting{Scorer::kTova, BudgetLevel::kPerLayer, 0.5f},
+                    Setting{Scorer::kStreamingLlm, BudgetLevel::kUniform, 0.3f}));
 
 TEST(CompressionTest, RatioOneIsThePathWithoutCompression) {
   EngineConfig config = TinyCompressed(0.3f, Scorer::kGate, BudgetLevel::kCrossLayer);
@@ -126,7 +130,7 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
             "compression_window_size");
   EXPECT_EQ(error([](EngineConfig& c) { c.compression.floor = 64; }).param,
             "compression_floor_min");
-  EXPECT_EQ(error([](EngineConfig& c) { c.compression.scorer = Scorer::kTova; }).param,
+  EXPECT_EQ(error([](EngineConfig& c) { c.compression.scorer = Scorer::kFastKvzip; }).param,
             "compression_scorer");
   EXPECT_EQ(error([](EngineConfig& c) {
               c.model_path = TANGRAM_SOURCE_DIR "/tests/unit/model/golden/llama31_bf16";
@@ -149,7 +153,8 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
 TEST(CompressionTest, ProfilesSurviveTheirFile) {
   const auto profile = LoadProfile(TinyProfile());
   ASSERT_TRUE(profile) << profile.error().message;
-  EXPECT_EQ(profile->scorers.size(), 4u);
+  EXPECT_EQ(profile->scorers.size(), 7u);
+  EXPECT_EQ(profile->repeat_prompt, (std::vector<TokenId>{1, 2, 3}));
   const ScorerProfile& gate = profile->scorers.at(Scorer::kGate);
   const auto& shares = gate.demand.shares;
   const size_t heads = shares.size() / 2;
