@@ -30,10 +30,18 @@ int RunBench(Args args) {
   for (const Measurement& measurement : kMeasurements) {
     if (measurement.name == name) return measurement.run(Args(args.begin() + 1, args.end()));
   }
+  const std::vector<KernelMeasurement> kernels = KernelMeasurements();
+  for (const KernelMeasurement& measurement : kernels) {
+    if (measurement.name == name) return RunBenchKernels(name, Args(args.begin() + 1, args.end()));
+  }
   const bool help = name == "--help" || name == "-h";
   std::FILE* to = help ? stdout : stderr;
   fmt::print(to, "Usage: tangram bench MEASUREMENT ...\n\n");
   for (const Measurement& measurement : kMeasurements) {
+    fmt::print(to, "  {:<10} {}\n", measurement.name, measurement.about);
+  }
+  fmt::print(to, "\nKernels of the CUDA backend:\n\n");
+  for (const KernelMeasurement& measurement : kernels) {
     fmt::print(to, "  {:<10} {}\n", measurement.name, measurement.about);
   }
   return help ? kExitOk : kExitUsage;

@@ -20,10 +20,17 @@ struct Benchmark {
 // them.
 std::span<const Benchmark> DecodeBenchmarks();
 std::span<const Benchmark> CompressBenchmarks();
+std::span<const Benchmark> ChainBenchmarks();
+std::span<const Benchmark> FloorBenchmarks();
 std::span<const Benchmark> GemmBenchmarks();
 std::span<const Benchmark> PrefillBenchmarks();
 std::span<const Benchmark> StepBenchmarks();
 std::vector<Benchmark> CudaBenchmarks();
+
+// Why no benchmark can run here, or nothing.
+std::string DeviceProblem();
+// Runs the one that is called `name`, under a line about the card; false if there is none.
+bool RunCudaBenchmark(const std::string& name, const std::vector<std::string>& args);
 
 // Median device time of `launch(i)` in microseconds over `repeats` timed calls, i counting up from
 // 0 (the first `warmup` are not timed), so that a launch can rotate among inputs larger than the L2

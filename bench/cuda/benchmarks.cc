@@ -1,3 +1,5 @@
+#include <cstdio>
+
 #include "bench/cuda/bench.h"
 
 namespace tangram::bench {
@@ -5,11 +7,28 @@ namespace tangram::bench {
 std::vector<Benchmark> CudaBenchmarks() {
   std::vector<Benchmark> all;
   for (std::span<const Benchmark> family :
-       {DecodeBenchmarks(), CompressBenchmarks(), GemmBenchmarks(), PrefillBenchmarks(),
-        StepBenchmarks()}) {
+       {DecodeBenchmarks(), CompressBenchmarks(), ChainBenchmarks(), GemmBenchmarks(),
+        PrefillBenchmarks(), StepBenchmarks(), FloorBenchmarks()}) {
     all.insert(all.end(), family.begin(), family.end());
   }
   return all;
+}
+
+std::string DeviceProblem() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  return count == 0 ? "there is none" : "";
+}
+
+bool RunCudaBenchmark(const std::string& name, const std::vector<std::string>& args) {
+  for (const Benchmark& benchmark : CudaBenchmarks()) {
+    if (name != benchmark.name) continue;
+    std::printf("# %s: %s\n", name.c_str(), DescribeDevice().c_str());
+    benchmark.run(args);
+    return true;
+  }
+  return false;
 }
 
 }  // namespace tangram::bench

@@ -44,11 +44,9 @@ float UniformMicroseconds(const DecodeShape& shape, DecodeLoad load, int num_ran
 }
 
 void BenchDecode(const std::vector<std::string>& args) {
-  if (args.empty()) {
-    std::fprintf(stderr, "usage: bench decode DIR [FILTER]   (DIR/SCORER-MODEL.txt: profiles)\n");
-    return;
-  }
   const std::string filter = args.size() > 1 ? args[1] : "";
+  std::vector<std::string> scorers = {"snapkv", "keydiff"};
+  if (args.empty()) scorers = {"spread"};  // no profile: demands between 0.1 and 0.5
   const Ceilings ceilings = MeasureCeilings();
   std::printf("copy %.3f TB/s, linear read %.3f, random 8 KiB %.3f, random 4 KiB %.3f\n",
               ceilings.copy, ceilings.linear_read, ceilings.random_8k, ceilings.random_4k);
@@ -56,13 +54,15 @@ void BenchDecode(const std::vector<std::string>& args) {
               "batch", "dtype", "MB/layer", "us/layer", "bound", "TB/s", "share", "uniform", "r/u",
               "combine", "invariant");
   const int num_ranges = CurrentDevice().num_sms;
-  for (const char* scorer : {"snapkv", "keydiff"}) {
+  for (const std::string& scorer : scorers) {
     for (const StudyModel& model : kStudyModels) {
-      const auto ratios = ReadRatios(args[0] + "/" + scorer + "-" + model.name + ".txt");
+      const auto ratios = args.empty()
+                              ? SpreadRatios(model.layers * 8)
+                              : ReadRatios(args[0] + "/" + scorer + "-" + model.name + ".txt");
       for (const DecodeContexts& batch : StudyBatches()) {
         for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
-          const std::string row = std::string(scorer) + " " + model.name + " " + batch.name + " " +
-                                  std::string(DTypeName(dtype));
+          const std::string row =
+              scorer + " " + model.name + " " + batch.name + " " + std::string(DTypeName(dtype));
           if (row.find(filter) == std::string::npos) continue;
           const DecodeShape shape{model.layers, 32, 8, 128, 4, dtype};
           std::vector<int32_t> contexts = batch.contexts;
@@ -90,7 +90,8 @@ void BenchDecode(const std::vector<std::string>& args) {
           const double layer_bytes = bytes / model.layers;
           std::printf(
               "%-8s %-13s %-11s %-5s %9.1f %9.2f %9.2f %7.3f %6.1f%% %8.2f %8.3f %8.2f %9.2f\n",
-              scorer, model.name, (std::to_string(contexts.size()) + ":" + batch.name).c_str(),
+              scorer.c_str(), model.name,
+              (std::to_string(contexts.size()) + ":" + batch.name).c_str(),
               dtype == DType::kBF16 ? "bf16" : "fp8", 1e-6 * layer_bytes, us,
               1e-6 * layer_bytes / (0.92 * rate) + 8, 1e-6 * layer_bytes / us,
               100 * 1e-6 * layer_bytes / us / rate, uniform, us / uniform, combine, invariant);
@@ -146,7 +147,8 @@ void BenchAppend(const std::vector<std::string>&) {
         ops::cuda::RunAppend(
             {qkv.data() + i % kBuffers * tokens * row, tokens, shape.q_heads, shape.kv_heads,
              nullptr, nullptr, 1e-6f, positions.data(), slots.data(), tables.data(),
-             inv_freq.data(), 1, false, c.attention_params(i).kv, c.plan_params().tables, i},
+             inv_freq.data(), 1, false, c.attention_params(i).kv, c.plan_params().tables, i,
+             nullptr, nullptr, true},
             stream);
       });
       const double bytes = tokens * (2.0 * row + 2.0 * shape.q_heads * shape.head_dim +
@@ -171,7 +173,8 @@ constexpr Benchmark kBenchmarks[] = {
     {"ceilings", "copy and read rates of the card", BenchCeilings},
     {"plan", "the plan of all layers", BenchPlan},
     {"append", "norm, rotation and append, at decode and prefill", BenchAppend},
-    {"attention", "decode attention: DIR of profiles, FILTER on 'scorer model batch dtype'",
+    {"attention",
+     "[DIR [FILTER]]: decode attention; DIR has profiles, FILTER names 'scorer model batch dtype'",
      BenchDecode},
 };
 

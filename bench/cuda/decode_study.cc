@@ -40,4 +40,12 @@ std::vector<float> ReadRatios(const std::string& path) {
   return ratios;
 }
 
+std::vector<float> SpreadRatios(int heads) {
+  std::vector<float> ratios(heads);
+  for (int i = 0; i < heads; ++i) {
+    ratios[i] = 0.1f + 0.4f * static_cast<float>(i * 97 % heads) / static_cast<float>(heads - 1);
+  }
+  return ratios;
+}
+
 }  // namespace tangram::bench

@@ -24,5 +24,7 @@ std::vector<DecodeContexts> StudyBatches();
 // The retention of each head, [L * Hkv], from a file that tools/profile_ratios.py wrote. Exits with
 // a message if it cannot be read.
 std::vector<float> ReadRatios(const std::string& path);
+// Made-up ones, between 0.1 and 0.5.
+std::vector<float> SpreadRatios(int heads);
 
 }  // namespace tangram::bench

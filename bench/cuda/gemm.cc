@@ -9,9 +9,9 @@
 #include "ops/cuda/device_array.h"
 #include "ops/cuda/gemm_stream.h"
 
-// `bench gemm [LIBRARY] [all]`: the matrix products of a layer at small batch, against cuBLASLt's
-// best plan. Every call reads other weights, 400 MB and more in turn. "all" prints every tile as
-// well.
+// `bench gemm [LIBRARY] [all] [m=M] [model=NAME]`: the matrix products of a layer at small batch,
+// against cuBLASLt's best plan. Every call reads other weights, 400 MB and more in turn. "all"
+// prints every tile as well.
 
 namespace tangram::bench {
 namespace {
@@ -130,13 +130,20 @@ void PrintRow(const Product& p, int m, const char* name, float us, float best_li
 
 void BenchGemm(const std::vector<std::string>& args) {
   const bool all = std::find(args.begin(), args.end(), "all") != args.end();
+  const auto wants = [&](const std::string& key, const std::string& value) {
+    const auto given = [&](const std::string& arg) { return arg.starts_with(key); };
+    return std::none_of(args.begin(), args.end(), given) ||
+           std::find(args.begin(), args.end(), key + value) != args.end();
+  };
   const double copy_rate = MeasureCeilings().copy;
   GemmBench bench(args.empty() ? "libcublasLt.so.13" : args[0]);
   std::printf("# copy %.3f TB/s\n", copy_rate);
   for (int m : {1, 8, 16, 32, 64, 512}) {
+    if (!wants("m=", std::to_string(m))) continue;
     float ours_sum = 0, alone_sum = 0, library_sum = 0;
     double bytes = 0;
     for (const Product& p : kProducts) {
+      if (!wants("model=", p.model)) continue;
       const float library = bench.Library(p, m);
       if (all) {
         for (int c = 0; c < static_cast<int>(ops::cuda::StreamConfigs().size()); ++c) {
@@ -163,7 +170,9 @@ void BenchGemm(const std::vector<std::string>& args) {
 }
 
 constexpr Benchmark kBenchmarks[] = {
-    {"gemm", "[LIBRARY] [all]: a layer's products at small batch, against cuBLASLt", BenchGemm},
+    {"gemm",
+     "[LIBRARY] [all] [m=M] [model=NAME]: a layer's products at small batch, against cuBLASLt",
+     BenchGemm},
 };
 
 }  // namespace

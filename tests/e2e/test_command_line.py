@@ -36,6 +36,14 @@ def test_mistakes_have_exit_codes_and_say_what_to_do(arguments, code, words):
     assert words in done.stderr
 
 
+@pytest.mark.parametrize("name", ["attention", "gemm", "compress"])
+def test_bench_of_kernels_says_what_it_needs(name):
+    done = run("bench", name, environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2
+    assert f"error: tangram bench {name} " in done.stderr
+    assert "cmake --preset cuda" in done.stderr or "needs an NVIDIA GPU" in done.stderr
+
+
 def test_a_config_that_is_not_served_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
     done = run("serve", tmp_path, "--port", "0")

@@ -3,6 +3,7 @@
 #include "ops/cuda/append.h"
 #include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/launch.cuh"
 
 namespace tangram::ops::cuda {
 namespace {
@@ -80,12 +81,7 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
     AppendKernel(const __grid_constant__ CudaAppendParams p) {
   using Lanes = HeadLanes<kDim>;
   __shared__ alignas(16) float cosines[kDim / 2], sines[kDim / 2];
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-  cudaTriggerProgrammaticLaunchCompletion();  // attention may start on the older pages
-#endif
   const int token = blockIdx.x;
-  const int position = p.position[token];
   const int heads = p.num_q_heads + 2 * p.num_kv_heads;
   const int first_value = p.num_q_heads + p.num_kv_heads;
   const int head_step = blockDim.x / Lanes::kLanes;
@@ -93,14 +89,20 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
   const int first = threadIdx.x % Lanes::kLanes * kPerLane;
   __nv_bfloat16* qkv = p.qkv + int64_t{token} * heads * kDim + first;
   uint4 raw[kHeads];
+  auto load = [&] {
+    WaitForPriorKernels();
+    LaunchDependents();  // attention may start on the older pages
 #pragma unroll
-  for (int i = 0; i < kHeads; ++i) {
-    // Whole warps stay together for the shuffles: lanes past the last head work on it, and write
-    // nothing.
-    const int head = min(first_head + i * head_step, heads - 1);
-    raw[i] = *reinterpret_cast<const uint4*>(qkv + head * kDim);
-  }
-  if (position < 0) return;
+    for (int i = 0; i < kHeads; ++i) {
+      // Whole warps stay together for the shuffles: lanes past the last head work on it, and write
+      // nothing.
+      const int head = min(first_head + i * head_step, heads - 1);
+      raw[i] = *reinterpret_cast<const uint4*>(qkv + head * kDim);
+    }
+  };
+  if (!p.early_start) load();
+  const int position = p.position[token];
+  if (position < 0) return WaitForPriorKernels();  // that this launch is over must mean they are
 
   const int boundary = position / p.tables.chunk;
   const int since = position - boundary * p.tables.chunk;
@@ -121,10 +123,6 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
     const int index = retained[row] + since;
     const int64_t page = pages[int64_t{row} * p.kv.max_pages_per_row + index / kPageTokens];
     const int64_t virtual_page = page * p.kv.group_size + p.kv.head_column[place];
-    if (p.new_scores != nullptr && !value && first == 0) {
-      p.scores[virtual_page * kPageTokens + index % kPageTokens] =
-          p.new_scores[int64_t{token} * p.num_kv_heads + head - p.num_q_heads];
-    }
     out[i] = static_cast<Kv*>(p.kv.pool) + first +
              ((virtual_page * 2 + value) * kPageTokens + index % kPageTokens) * kDim;
   }
@@ -135,6 +133,7 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
     sines[i] = sine * p.rope_scale;
   }
   __syncthreads();
+  if (p.early_start) load();
   float cosine[kPerLane], sine[kPerLane];
   Lanes::LoadAngles(cosine, sine, cosines, sines, first, p.rope_interleaved);
 #pragma unroll
@@ -160,6 +159,11 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
     }
     if (out[i] != nullptr) {
       Store8(out[i], rotated);
+      if (p.new_scores != nullptr && head < first_value && first == 0) {
+        const int64_t place = (out[i] - static_cast<Kv*>(p.kv.pool)) / kDim;  // among K's and V's
+        p.scores[place / (2 * kPageTokens) * kPageTokens + place % kPageTokens] =
+            p.new_scores[int64_t{token} * p.num_kv_heads + head - p.num_q_heads];
+      }
     } else if (head < p.num_q_heads) {
       Store8(qkv + head * kDim, rotated);
     }
@@ -170,27 +174,20 @@ template <class Kv, int kDim, int kHeads>
 void Launch(const CudaAppendParams& params, cudaStream_t stream) {
   const int heads = params.num_q_heads + 2 * params.num_kv_heads;
   const int lanes = (heads + kHeads - 1) / kHeads * (kDim / kPerLane);
-  cudaLaunchConfig_t config = {};
-  config.gridDim = params.num_tokens;
-  config.blockDim = (lanes + 31) / 32 * 32;
-  config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, AppendKernel<Kv, kDim, kHeads>, params));
+  LaunchChained(AppendKernel<Kv, kDim, kHeads>, params.num_tokens, (lanes + 31) / 32 * 32, stream,
+                params);
 }
 
 // Few tokens: all heads at once, for latency. Many: small blocks, several a multiprocessor, hide
-// each other's waits.
+// each other's waits, and all their loads at once are worth more than an early start.
 template <class Kv, int kDim>
-void LaunchHeads(const CudaAppendParams& params, cudaStream_t stream) {
+void LaunchHeads(CudaAppendParams params, cudaStream_t stream) {
   const int heads = params.num_q_heads + 2 * params.num_kv_heads;
   if (params.num_tokens <= 2 * CurrentDevice().num_sms && heads * kDim / kPerLane <= kMaxThreads) {
     Launch<Kv, kDim, 1>(params, stream);
   } else {
-    Launch<Kv, kDim, 4>(params, stream);
+    params.early_start = false;
+    Launch<Kv, kDim, 6>(params, stream);
   }
 }
 

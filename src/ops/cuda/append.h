@@ -34,6 +34,9 @@ struct CudaAppendParams {
   // null.
   const float* new_scores;  // [T, Hkv]
   float* scores;            // [virtual pages][B]
+  // What the host gives for the step (positions, slots, tables, page tables) was there before any
+  // kernel that may still run was launched: it is read ahead, while the launch before still runs.
+  bool early_start = false;
 };
 
 // d: 64, 128 or 256.

@@ -3,6 +3,7 @@
 #include "ops/cuda/check.h"
 #include "ops/cuda/compress.h"
 #include "ops/cuda/compress_row.cuh"
+#include "ops/cuda/launch.cuh"
 
 namespace tangram::ops::cuda {
 namespace {
@@ -193,7 +194,7 @@ __global__ void __launch_bounds__(kThreads)
     SelectAndCompactKernel(const __grid_constant__ CompressParams p) {
   extern __shared__ int4 shared[];
   const CompressRow row = LoadCompressRow(p, blockIdx.x);
-  if (row.keep >= row.candidates) return;
+  if (row.keep >= row.candidates) return WaitForPriorKernels();
   uint32_t* keys = reinterpret_cast<uint32_t*>(shared);
   int* bins = reinterpret_cast<int*>(keys + p.tables.chunk);
   int32_t* pages = bins + kBins;
@@ -207,6 +208,8 @@ __global__ void __launch_bounds__(kThreads)
     pages[i] = row.pages[first_page + i] * row.group_size + row.column;
   }
   if (threadIdx.x == 0) first_moved = row.keep;
+  WaitForPriorKernels();
+  LaunchDependents();
   __syncthreads();
   const RowMemory memory = {static_cast<uint4*>(p.kv.pool), p.scores, pages, first_page};
   for (int i = threadIdx.x; i < row.candidates; i += kThreads) {
@@ -249,8 +252,7 @@ void Launch(const CompressParams& params, cudaStream_t stream) {
                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           static_cast<int>(shared)));
   const int blocks = params.batch.size * params.num_layers * params.num_kv_heads;
-  SelectAndCompactKernel<kVectors><<<blocks, kThreads, shared, stream>>>(params);
-  TANGRAM_CUDA_CHECK_LAUNCH();
+  LaunchChainedShared(SelectAndCompactKernel<kVectors>, blocks, kThreads, shared, stream, params);
 }
 
 }  // namespace

@@ -30,6 +30,9 @@ struct CompressParams {
   int window, sinks;
 };
 
+// All of these may be captured. They read the batch, the tables and the page table ahead of the
+// kernel before them: that must not write these.
+
 // Keeps the best-scored candidates (of equal ones the later), in order, and moves keys, values and
 // scores up in place. How many stay is in the tables: nothing returns to the host. NaN scores below
 // everything. C <= 65536.

@@ -26,9 +26,9 @@ struct DecodeAttentionParams {
   // of weights) of the scaled base-2 logits.
   float* partial_out;       // [partials, g, d]
   float2* partial_max_sum;  // [partials, g]
-  // The launch directly before waited for its own predecessors, and writes neither the plan, nor
-  // page tables, nor pages but the last of each row: the kernel may then read all these while that
-  // launch still runs.
+  // No launch that may still run when this one starts writes the plan, page tables, or pages but
+  // the last of each row (an append, which lets the next start when all before it are done; another
+  // layer's attention and combine): the kernel reads all these ahead.
   bool early_start;
 };
 

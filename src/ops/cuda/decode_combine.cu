@@ -1,23 +1,24 @@
 #include "ops/cuda/check.h"
 #include "ops/cuda/decode_attention.h"
+#include "ops/cuda/launch.cuh"
 
 namespace tangram::ops::cuda {
 namespace {
 
 constexpr int kWarps = 8;
 constexpr int kMaxDim = 256;
+constexpr int kInFlight = 5;  // partials of a warp on their way at a time
 
 // One block a query head of a split entry; each warp takes every eighth partial, a lane four
 // dimensions (and those 128 further on). Latency is all there is to it: two loads one after the
-// other, the split and its partials.
+// other, the split and its partials, all of them at once.
 __global__ void __launch_bounds__(kWarps * 32)
     DecodeCombineKernel(DecodeAttentionParams p, int slot_step) {
   __shared__ float shared_out[kWarps][kMaxDim];
   __shared__ float2 shared_max_sum[kWarps];
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
+  // In this order: what the next kernel reads ahead would delay this one's few loads.
+  WaitForPriorKernels();
+  LaunchDependents();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int group = p.num_q_heads / p.num_kv_heads;
   const int dim = p.kv.head_dim;
@@ -29,23 +30,38 @@ __global__ void __launch_bounds__(kWarps * 32)
     if (index >= blocks_per_head) split = p.plan.splits[index];
     float maximum = -INFINITY, sum = 0;
     float4 out[kMaxDim / 128] = {};
-    for (int i = warp; i < split.num_slots; i += kWarps) {
-      const int64_t slot = i == 0 ? split.first_slot : split.next_slot + (i - 1) * slot_step;
-      const int64_t row = slot * group + head;
-      const float2 max_sum = p.partial_max_sum[row];
-      const float new_maximum = fmaxf(maximum, max_sum.x);
-      const float rescale = exp2f(maximum - new_maximum), weight = exp2f(max_sum.x - new_maximum);
-      maximum = new_maximum;
-      sum = sum * rescale + weight * max_sum.y;
+    for (int first = warp; first < split.num_slots; first += kWarps * kInFlight) {
+      float2 max_sum[kInFlight];
+      float4 value[kInFlight][kMaxDim / 128] = {};
 #pragma unroll
-      for (int k = 0; k < kMaxDim / 128; ++k) {
-        const int d = k * 128 + 4 * lane;
-        if (d >= dim) break;
-        const float4 value = *reinterpret_cast<const float4*>(p.partial_out + row * dim + d);
-        out[k].x = out[k].x * rescale + weight * value.x;
-        out[k].y = out[k].y * rescale + weight * value.y;
-        out[k].z = out[k].z * rescale + weight * value.z;
-        out[k].w = out[k].w * rescale + weight * value.w;
+      for (int j = 0; j < kInFlight; ++j) {
+        const int i = first + j * kWarps;
+        if (i >= split.num_slots) break;
+        const int64_t slot = i == 0 ? split.first_slot : split.next_slot + (i - 1) * slot_step;
+        const int64_t row = slot * group + head;
+        max_sum[j] = p.partial_max_sum[row];
+#pragma unroll
+        for (int k = 0; k < kMaxDim / 128; ++k) {
+          const int d = k * 128 + 4 * lane;
+          if (d >= dim) break;
+          value[j][k] = *reinterpret_cast<const float4*>(p.partial_out + row * dim + d);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j) {
+        if (first + j * kWarps >= split.num_slots) break;
+        const float new_maximum = fmaxf(maximum, max_sum[j].x);
+        const float rescale = exp2f(maximum - new_maximum);
+        const float weight = exp2f(max_sum[j].x - new_maximum);
+        maximum = new_maximum;
+        sum = sum * rescale + weight * max_sum[j].y;
+#pragma unroll
+        for (int k = 0; k < kMaxDim / 128; ++k) {
+          out[k].x = out[k].x * rescale + weight * value[j][k].x;
+          out[k].y = out[k].y * rescale + weight * value[j][k].y;
+          out[k].z = out[k].z * rescale + weight * value[j][k].z;
+          out[k].w = out[k].w * rescale + weight * value[j][k].w;
+        }
       }
     }
 #pragma unroll
@@ -77,17 +93,9 @@ __global__ void __launch_bounds__(kWarps * 32)
 void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream) {
   const int group = params.num_q_heads / params.num_kv_heads;
   const int slot_step = params.plan.mode == SplitMode::kEqualRanges ? 2 : 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = params.plan.num_ranges * group;
-  config.blockDim = kWarps * 32;
-  config.stream = stream;
   // Launched while the last blocks of the attention still run; waits for them on the device.
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, DecodeCombineKernel, params, slot_step));
+  LaunchChained(DecodeCombineKernel, params.plan.num_ranges * group, kWarps * 32, stream, params,
+                slot_step);
 }
 
 }  // namespace tangram::ops::cuda

@@ -1,33 +1,14 @@
-#include <cuda_fp8.h>
-
 #include "ops/cuda/check.h"
 #include "ops/cuda/compress.h"
 #include "ops/cuda/compress_row.cuh"
+#include "ops/cuda/kv_load.cuh"
+#include "ops/cuda/launch.cuh"
 
 namespace tangram::ops::cuda {
 namespace {
 
 constexpr int kThreads = 512;
 constexpr int kPerLane = 8;
-
-__device__ void Load8(const __nv_bfloat16* in, float (&x)[kPerLane]) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(in);
-  const __nv_bfloat162* pairs = reinterpret_cast<const __nv_bfloat162*>(&raw);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = __bfloat1622float2(pairs[i]);
-    x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
-  }
-}
-__device__ void Load8(const __nv_fp8_e4m3* in, float (&x)[kPerLane]) {
-  const uint2 raw = *reinterpret_cast<const uint2*>(in);
-  const __nv_fp8x4_e4m3* quads = reinterpret_cast<const __nv_fp8x4_e4m3*>(&raw);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float4 quad = static_cast<float4>(quads[i]);
-    x[4 * i] = quad.x, x[4 * i + 1] = quad.y, x[4 * i + 2] = quad.z, x[4 * i + 3] = quad.w;
-  }
-}
 
 // One block a head, kDim/8 lanes a token. The first pass adds up the unit keys, each lane group its
 // own tokens in order and the groups in order, so that the sum does not depend on when blocks run;
@@ -39,6 +20,8 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float sums[kGroups][kDim];
   __shared__ float mean[kDim];
   const CompressRow row = LoadCompressRow(p, blockIdx.x);
+  WaitForPriorKernels();
+  LaunchDependents();
   if (row.keep >= row.candidates) return;
   const int group = threadIdx.x / kLanes, first = threadIdx.x % kLanes * kPerLane;
   const Kv* pool = static_cast<const Kv*>(p.kv.pool) + first;
@@ -101,6 +84,8 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     ScoreStreamingKernel(const __grid_constant__ CompressParams p) {
+  WaitForPriorKernels();
+  LaunchDependents();
   const CompressRow row = LoadCompressRow(p, blockIdx.x);
   for (int i = threadIdx.x; i < row.candidates; i += kThreads) {
     const int index = row.first + i;
@@ -115,7 +100,7 @@ int Blocks(const CompressParams& params) {
 
 template <class Kv>
 void Launch(const CompressParams& params, cudaStream_t stream) {
-  auto run = [&](auto kernel) { kernel<<<Blocks(params), kThreads, 0, stream>>>(params); };
+  auto run = [&](auto kernel) { LaunchChained(kernel, Blocks(params), kThreads, stream, params); };
   switch (params.kv.head_dim) {
     case 64:
       run(ScoreKeyDiffKernel<Kv, 64>);
@@ -130,7 +115,6 @@ void Launch(const CompressParams& params, cudaStream_t stream) {
       std::fprintf(stderr, "keydiff: head_dim %d\n", params.kv.head_dim);
       std::abort();
   }
-  TANGRAM_CUDA_CHECK_LAUNCH();
 }
 
 }  // namespace
@@ -146,8 +130,7 @@ void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
 
 void RunScoreStreamingLlm(const CompressParams& params, cudaStream_t stream) {
   if (params.batch.size == 0) return;
-  ScoreStreamingKernel<<<Blocks(params), kThreads, 0, stream>>>(params);
-  TANGRAM_CUDA_CHECK_LAUNCH();
+  LaunchChained(ScoreStreamingKernel, Blocks(params), kThreads, stream, params);
 }
 
 }  // namespace tangram::ops::cuda

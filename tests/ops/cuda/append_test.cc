@@ -40,7 +40,8 @@ class AppendTest : public testing::TestWithParam<Variant> {
 
   // Appends `tokens` of random qkv to layer 1 and keeps what went in and what the queries became.
   void Append(const DecodeCase& c, const std::vector<int32_t>& position,
-              const DeviceArray<int32_t>& slot) {
+              const DeviceArray<int32_t>& slot, bool early_start) {
+    in_.clear(), out_.clear(), new_scores_.clear();
     const int tokens = static_cast<int>(position.size());
     std::mt19937 random(2);
     std::normal_distribution<float> normal;
@@ -59,7 +60,7 @@ class AppendTest : public testing::TestWithParam<Variant> {
         {qkv.data(), tokens, shape().q_heads, shape().kv_heads, norm ? q_norm.data() : nullptr,
          norm ? k_norm.data() : nullptr, 1e-6f, positions.data(), slot.data(), table.data(),
          inv_freq.data(), 1.25f, GetParam().interleaved, c.attention_params(1).kv,
-         c.plan_params().tables, 1, new_scores.data(), scores_.data()},
+         c.plan_params().tables, 1, new_scores.data(), scores_.data(), early_start},
         nullptr);
     for (__nv_bfloat16 x : qkv.Download()) out_.push_back(static_cast<float>(x));
   }
@@ -142,7 +143,7 @@ TEST_P(AppendTest, Decode) {
   for (int t = 0; t < c.size(); ++t) kv_before.push_back(c.KeysValues(1, t, 1));
   DeviceArray<int32_t> slot(c.plan_params().batch.size);
   cudaMemcpy(slot.data(), c.plan_params().batch.slot, slot.bytes(), cudaMemcpyDeviceToDevice);
-  Append(c, position, slot);
+  Append(c, position, slot, true);
   for (int t = 0; t < c.size(); ++t) {
     if (position[t] < 0) continue;
     ExpectQueries(t, position[t]);
@@ -172,11 +173,14 @@ TEST_P(AppendTest, Prefill) {
   const DecodeCase c(shape(), load, {}, ops::cuda::SplitMode::kEqualRanges, 132, true, 4);
   std::vector<int32_t> position(tokens);
   std::iota(position.begin(), position.end(), 0);
-  Append(c, position, DeviceArray<int32_t>(std::vector<int32_t>(tokens, 0)));  // sequence 1's slot
-  for (int t = 0; t < tokens; t += 37) {
-    ExpectQueries(t, t);
+  for (const bool early_start : {false, true}) {
+    Append(c, position, DeviceArray<int32_t>(std::vector<int32_t>(tokens, 0)),  // sequence 1's slot
+           early_start);
     const auto kv = c.KeysValues(1, 1, 1);
-    ExpectKv(kv, t, t, t, 1);
+    for (int t = 0; t < tokens; t += 37) {
+      ExpectQueries(t, t);
+      ExpectKv(kv, t, t, t, 1);
+    }
   }
 }
 

@@ -11,12 +11,7 @@
 namespace {
 
 int RunBenchmark(const std::string& name, const std::vector<std::string>& args) {
-  for (const tangram::bench::Benchmark& benchmark : tangram::bench::CudaBenchmarks()) {
-    if (name != benchmark.name) continue;
-    std::printf("# %s: %s\n", name.c_str(), tangram::bench::DescribeDevice().c_str());
-    benchmark.run(args);
-    return 0;
-  }
+  if (tangram::bench::RunCudaBenchmark(name, args)) return 0;
   std::fprintf(stderr, "benchmarks:\n");
   for (const tangram::bench::Benchmark& benchmark : tangram::bench::CudaBenchmarks()) {
     std::fprintf(stderr, "  %-12s %s\n", benchmark.name, benchmark.help);
@@ -28,6 +23,10 @@ int RunBenchmark(const std::string& name, const std::vector<std::string>& args) 
 
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
+  if (const std::string problem = tangram::bench::DeviceProblem(); !problem.empty()) {
+    std::fprintf(stderr, "no NVIDIA GPU: %s\n", problem.c_str());
+    return 3;
+  }
   if (mode == "bench") {
     return RunBenchmark(argc > 2 ? argv[2] : "", {argv + std::min(argc, 3), argv + argc});
   }

@@ -1,0 +1,25 @@
+// tangram bench attention|gemm|compress ...: the kernels of the CUDA backend.
+
+#include <fmt/format.h>
+
+#include "bench/bench_commands.h"
+#include "bench/cuda/bench.h"
+#include "exit_codes.h"
+
+namespace tangram {
+
+std::vector<KernelMeasurement> KernelMeasurements() {
+  std::vector<KernelMeasurement> all;
+  for (const bench::Benchmark& b : bench::CudaBenchmarks()) all.push_back({b.name, b.help});
+  return all;
+}
+
+int RunBenchKernels(const std::string& name, const Args& args) {
+  if (const std::string problem = bench::DeviceProblem(); !problem.empty()) {
+    fmt::print(stderr, "error: tangram bench {} needs an NVIDIA GPU: {}\n", name, problem);
+    return kExitUsage;
+  }
+  return bench::RunCudaBenchmark(name, args) ? kExitOk : kExitUsage;
+}
+
+}  // namespace tangram

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "bench/cuda/decode_case.h"
+#include "ops/cuda/compress.h"
+
+// What the tests of compression share: sequences at boundaries, with keys and values.
+
+namespace tangram {
+
+using bench::DecodeCase;
+using bench::DecodeLoad;
+using bench::DecodeShape;
+using ops::cuda::CompressParams;
+using ops::cuda::DeviceArray;
+using ops::cuda::kPageTokens;
+
+constexpr int kChunk = 256, kWindow = 32, kSinks = 4;
+
+// Sequences at boundaries 1, 2 and 3. Rows keep what differs from row to row: the floor,
+// everything, anything between.
+inline DecodeLoad BoundaryLoad(const DecodeShape& shape, uint64_t seed) {
+  std::mt19937 random(seed);
+  DecodeLoad load{{kChunk, 2 * kChunk, 3 * kChunk, 3 * kChunk}, {}, kChunk};
+  std::vector<int32_t> row(shape.num_rows(), 0);
+  for (int k = 0; k <= 3; ++k) {
+    for (int i = 0; i < shape.num_rows(); ++i) {
+      load.retained.push_back(row[i]);
+      const int steps = i == 0   ? kChunk / kPageTokens
+                        : i == 1 ? 0
+                                 : random() % (kChunk / kPageTokens + 1);
+      row[i] = std::max(48, row[i] + steps * kPageTokens);
+    }
+  }
+  return load;
+}
+
+class CompressCase {
+ public:
+  struct Row {
+    int old_length, new_length, first, candidates, keep;
+    int last() const { return first + candidates; }
+  };
+
+  explicit CompressCase(const DecodeShape& shape)
+      : kv_(shape, BoundaryLoad(shape, 1), {}, ops::cuda::SplitMode::kEqualRanges, 132, true, 2),
+        scores_(kv_.num_virtual_pages() * kPageTokens) {
+    std::vector<int32_t> boundary;
+    for (int n : kv_.load().num_tokens) boundary.push_back(n / kChunk);
+    boundary_ = DeviceArray<int32_t>(boundary);
+  }
+
+  DecodeCase& kv() { return kv_; }
+  const DecodeShape& shape() const { return kv_.shape(); }
+  DeviceArray<float>& scores() { return scores_; }
+  int boundary(int sequence) const { return kv_.load().num_tokens[sequence] / kChunk; }
+  int slot(int sequence) const { return kv_.size() - 1 - sequence; }
+
+  CompressParams Params(int first_layer, int num_layers) const {
+    const auto plan = kv_.plan_params();
+    return {{kv_.size(), plan.batch.slot, boundary_.data(), plan.batch.table},
+            plan.tables,
+            kv_.attention_params(0).kv,
+            scores_.data(),
+            shape().kv_heads,
+            first_layer,
+            num_layers,
+            kWindow,
+            kSinks};
+  }
+
+  Row RowAt(int layer, int sequence, int head) const {
+    const int row = (layer * shape().kv_heads + head) / shape().group_size;
+    const auto& retained = kv_.load().retained;
+    const int before = retained[(boundary(sequence) - 1) * shape().num_rows() + row];
+    Row r;
+    r.old_length = kv_.EntryTokens(layer, sequence, head);
+    r.new_length = retained[boundary(sequence) * shape().num_rows() + row];
+    r.first = std::max(kSinks, before - kWindow);
+    r.candidates = r.old_length - kWindow - r.first;
+    r.keep = r.new_length - kWindow - r.first;
+    return r;
+  }
+
+  // Of the row of a head, out of all scores.
+  std::vector<float> RowScores(const std::vector<float>& scores, int layer, int sequence,
+                               int head) const {
+    const auto pages = kv_.VirtualPages(layer, sequence, head);
+    std::vector<float> row;
+    for (int i = 0; i < kv_.EntryTokens(layer, sequence, head); ++i) {
+      row.push_back(scores[pages[i / kPageTokens] * kPageTokens + i % kPageTokens]);
+    }
+    return row;
+  }
+
+  template <class F>
+  void ForEachRow(F visit) const {
+    for (int layer = 0; layer < shape().layers; ++layer) {
+      for (int t = 0; t < kv_.size(); ++t) {
+        for (int head = 0; head < shape().kv_heads; ++head) visit(layer, t, head);
+      }
+    }
+  }
+
+ private:
+  DecodeCase kv_;
+  DeviceArray<float> scores_;
+  DeviceArray<int32_t> boundary_;
+};
+
+}  // namespace tangram
