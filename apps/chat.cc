@@ -5,8 +5,11 @@
 
 #include <csignal>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <string>
+#include <vector>
 
 #include "client/openai_client.h"
 #include "command.h"
@@ -22,7 +25,8 @@ volatile std::sig_atomic_t interrupted = 0;
 
 struct ChatConfig {
   std::string url = "http://127.0.0.1:8000";
-  std::string api_key, model, system;
+  std::string api_key, model, system, document;
+  std::vector<std::string> prompts;
   int max_tokens = 0;
   double temperature = -1, top_p = -1;
   bool show_usage = true;
@@ -37,6 +41,9 @@ void Declare(Options& options, ChatConfig& config) {
   options.Add("model", &config.model, "name of the model; empty: the server's first").Alias("-m");
   options.Group("Conversation");
   options.Add("system", &config.system, "system prompt").Alias("-s");
+  options.Add("document", &config.document, "file of text that the first question brings along");
+  options.Add("prompt", &config.prompts, "questions to ask before those of the terminal")
+      .Alias("-p");
   options.Add("max-tokens", &config.max_tokens, "of an answer; 0: the server's choice");
   options.Add("temperature", &config.temperature, "0: greedy; below: the server's choice");
   options.Add("top-p", &config.top_p, "below 0: the server's choice");
@@ -49,6 +56,9 @@ class Conversation {
       : config_(config), client_(std::move(url), config.api_key) {
     Clear();
   }
+
+  // The next question will follow this text.
+  void Bring(std::string text) { brought_ = std::move(text); }
 
   // Finds the model to talk with.
   Status Connect() {
@@ -69,7 +79,8 @@ class Conversation {
 
   // One turn: prints the answer while it comes. After an error the turn is as if not asked.
   Status Ask(const std::string& question) {
-    messages_.push_back({{"role", "user"}, {"content", question}});
+    const std::string content = brought_.empty() ? question : brought_ + "\n\n" + question;
+    messages_.push_back({{"role", "user"}, {"content", content}});
     interrupted = 0;
     const auto answer = client_.Stream("/v1/chat/completions", Body(), [](const std::string& text) {
       std::fputs(text.c_str(), stdout);
@@ -81,6 +92,7 @@ class Conversation {
       messages_.erase(messages_.end() - 1);
       return tl::unexpected(answer.error());
     }
+    brought_.clear();
     messages_.push_back({{"role", "assistant"}, {"content", answer->text}});
     if (config_.show_usage) PrintUsage(*answer);
     return {};
@@ -104,20 +116,34 @@ class Conversation {
         answer.prompt_tokens, answer.cached_tokens, answer.output_tokens,
         answer.first_chunk_seconds * 1000, speed,
         answer.finish_reason == "length" ? "; cut at the token limit" : "");
+    if (answer.logical_tokens > 0) {
+      fmt::print("  [KV cache: {} tokens of the conversation, {} held ({:.0f}%)]\n",
+                 answer.logical_tokens, answer.resident_tokens,
+                 100.0 * answer.resident_tokens / answer.logical_tokens);
+    }
   }
 
   const ChatConfig& config_;
   OpenAiClient client_;
-  std::string model_;
+  std::string model_, brought_;
   json messages_;
 };
 
-// Lines from the terminal or a pipe, until the end or /exit.
-int Talk(Conversation& conversation) {
+// The given questions, then lines from the terminal or a pipe, until the end or /exit.
+int Talk(Conversation& conversation, const ChatConfig& config) {
   const bool terminal = isatty(STDIN_FILENO) != 0;
+  size_t next = 0;
   std::string line;
-  while (fmt::print("\n> "), std::fflush(stdout), std::getline(std::cin, line)) {
-    if (!terminal) fmt::print("{}\n", line);
+  while (true) {
+    fmt::print("\n> ");
+    std::fflush(stdout);
+    const bool given = next < config.prompts.size();
+    if (given) {
+      line = config.prompts[next++];
+    } else if (!std::getline(std::cin, line)) {
+      break;
+    }
+    if (given || !terminal) fmt::print("{}\n", line);
     if (line.empty()) continue;
     if (line == "/exit" || line == "/quit") break;
     if (line == "/clear") {
@@ -133,6 +159,16 @@ int Talk(Conversation& conversation) {
   return kExitOk;
 }
 
+Result<std::string> ReadDocument(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (text.empty()) {
+    return MakeError(ErrorKind::kInvalidArgument, fmt::format("--document {}: no text in it", path),
+                     "--document");
+  }
+  return text;
+}
+
 }  // namespace
 
 int RunChat(Args args) {
@@ -145,10 +181,16 @@ int RunChat(Args args) {
   const auto url = ParseUrl(config.url);
   if (!url) return Fail(url.error());
   Conversation conversation(config, *url);
+  if (!config.document.empty()) {
+    auto text = ReadDocument(config.document);
+    if (!text) return Fail(text.error());
+    fmt::print("The first question brings {} ({} bytes) along.\n", config.document, text->size());
+    conversation.Bring(std::move(*text));
+  }
   if (auto status = conversation.Connect(); !status) return Fail(status.error());
   std::signal(SIGINT, [](int) { interrupted = 1; });
   fmt::print("{} at {}  (/clear, /exit)\n", conversation.model(), config.url);
-  return Talk(conversation);
+  return Talk(conversation, config);
 }
 
 }  // namespace tangram

@@ -67,6 +67,8 @@ class ChunkReader {
     answer_.prompt_tokens = Int(usage, "prompt_tokens");
     answer_.output_tokens = Int(usage, "completion_tokens");
     answer_.cached_tokens = Int(Member(usage, "prompt_tokens_details"), "cached_tokens");
+    answer_.logical_tokens = Int(Member(usage, "kv"), "logical_tokens");
+    answer_.resident_tokens = Int(Member(usage, "kv"), "resident_tokens");
   }
 
   bool ReadChoice(const json& choice) {

@@ -22,6 +22,8 @@ struct StreamedAnswer {
   int num_chunks = 0;
   int prompt_tokens = 0, output_tokens = 0;  // of `usage`; chunks if the server sends none
   int cached_tokens = 0;                     // of the prompt, as the server says
+  int logical_tokens = 0,
+      resident_tokens = 0;  // usage.kv: processed, and of those held; 0: unknown
 };
 
 // Seconds of the steady clock.
