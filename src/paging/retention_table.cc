@@ -17,12 +17,15 @@ RetentionTable::RetentionTable(int num_rows, int chunk, int percent, std::vector
   TANGRAM_CHECK(!retained_.empty() && retained_.size() % num_rows == 0, "{} entries for {} rows",
                 retained_.size(), num_rows);
   sums_.resize(retained_.size() / num_rows + 1);
+  longest_.resize(sums_.size());
   for (size_t i = 0; i < retained_.size(); ++i) {
     const int before = i < size_t(num_rows) ? 0 : retained_[i - num_rows];
     TANGRAM_CHECK(before <= retained_[i] && retained_[i] <= before + chunk,
                   "row {} goes from {} to {} tokens at boundary {}", i % num_rows, before,
                   retained_[i], i / num_rows + 1);
     sums_[i / num_rows + 1] += retained_[i];
+    int32_t& longest = longest_[i / num_rows + 1];
+    longest = std::max(longest, retained_[i]);
     unit_ = std::gcd(unit_, retained_[i]);
   }
 }

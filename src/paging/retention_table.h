@@ -39,6 +39,11 @@ class RetentionTable {
   int Length(int row, int n) const { return Retained(row, Boundary(n)) + n - Boundary(n); }
   // Mean of Length(row, n) over rows: resident tokens.
   double MeanLength(int n) const;
+  // Length of the longest row with n tokens processed.
+  int LongestLength(int n) const {
+    const int boundary = Boundary(n);
+    return (boundary == 0 ? 0 : longest_[boundary / chunk_]) + n - boundary;
+  }
   // Sum over rows of Retained(row, boundary).
   int64_t RetainedSum(int boundary) const {
     return full() ? int64_t{num_rows_} * boundary : sums_[boundary / chunk_];
@@ -56,8 +61,9 @@ class RetentionTable {
 
   int num_rows_, chunk_, percent_ = kFullPercent;
   std::vector<int32_t> retained_;
-  std::vector<int64_t> sums_;  // of retained_ over rows, by boundary, from 0
-  int unit_ = 0;               // divides all of retained_: then whole pages add up
+  std::vector<int64_t> sums_;     // of retained_ over rows, by boundary, from 0
+  std::vector<int32_t> longest_;  // of retained_ over rows, likewise
+  int unit_ = 0;                  // divides all of retained_: then whole pages add up
 };
 
 }  // namespace tangram

@@ -126,9 +126,11 @@ void Scheduler::Impl::Advance(Sequence& seq) {
   seq.num_computed += seq.num_scheduled;
   seq.num_scheduled = 0;
   const int before = std::exchange(seq.boundary, table.Boundary(seq.num_computed));
-  if (slots_.num_pages(seq.slot) != table.Pages(seq.num_computed, config_.page_size)) {
-    slots_.Trim(seq.slot, table, seq.num_computed);
-  }
+  const int64_t held = slots_.num_pages(seq.slot);
+  const int64_t needed = table.Pages(seq.num_computed, config_.page_size);
+  if (held != needed) slots_.Trim(seq.slot, table, seq.num_computed);
+  compression_runs_ += static_cast<uint64_t>((seq.boundary - before) / table.chunk());
+  pages_reclaimed_ += static_cast<uint64_t>(held - needed);
   if (seq.boundary > before) RetireState(seq, before);
   if (seq.num_computed == static_cast<int>(seq.request.prompt.size())) {
     LeaveState(seq, PrefixCache::Extent::kWholePages);
@@ -216,9 +218,15 @@ SchedulerStats Scheduler::Impl::Stats() const {
     stats.logical_tokens += seq->num_computed;
     stats.resident_tokens += TableOf(*seq).RetainedSum(seq->boundary) +
                              int64_t{config_.num_rows} * (seq->num_computed - seq->boundary);
+    stats.longest_tokens += TableOf(*seq).LongestLength(seq->num_computed);
   }
   stats.resident_tokens /= config_.num_rows;
+  // What the prompts in work will still take; PagesForGrowth(0) is what they hold at their end.
+  stats.pages_reserved = std::clamp<int64_t>(PagesForGrowth(0), 0, PagesAvailable());
   stats.num_preemptions = num_preemptions_;
+  stats.compression_runs = compression_runs_;
+  stats.pages_reclaimed = pages_reclaimed_;
+  stats.blocked = admissions_blocked_;
   stats.prefix_cache_queries = cache_queries_;
   stats.prefix_cache_hits = cache_hits_;
   return stats;

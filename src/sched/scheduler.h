@@ -28,15 +28,26 @@ struct SchedulerConfig {
   bool stop_at_boundaries = false;  // a scorer needs a pass of its own there: no step goes beyond
 };
 
+// Steps in which the first of the queue was not admitted, by what it lacked: pages, a slot, or
+// tokens of the step.
+struct AdmissionsBlocked {
+  uint64_t pages = 0, slots = 0, tokens = 0;
+};
+
 // Numbers for metrics; totals since the start.
 struct SchedulerStats {
   int num_running = 0;
   int num_waiting = 0;
   int64_t pages_total = 0;
-  int64_t pages_held = 0;       // by running sequences
-  int64_t pages_cached = 0;     // by cache entries alone: evictable
-  int64_t logical_tokens = 0;   // of running sequences
-  int64_t resident_tokens = 0;  // sum of row lengths / G
+  int64_t pages_held = 0;         // by running sequences
+  int64_t pages_cached = 0;       // by cache entries alone: evictable
+  int64_t pages_reserved = 0;     // free or cached, but for prompts that are being processed
+  int64_t logical_tokens = 0;     // of running sequences
+  int64_t resident_tokens = 0;    // sum of row lengths / G
+  int64_t longest_tokens = 0;     // sum of the lengths of each sequence's longest row
+  uint64_t compression_runs = 0;  // boundaries at which a sequence was compressed
+  uint64_t pages_reclaimed = 0;   // that compression gave back
+  AdmissionsBlocked blocked;
   uint64_t num_preemptions = 0;
   uint64_t prefix_cache_queries = 0;  // tokens
   uint64_t prefix_cache_hits = 0;     // tokens

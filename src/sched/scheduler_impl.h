@@ -54,6 +54,7 @@ class Scheduler::Impl {
   void Preempt(size_t index);
 
   void Admit();
+  void CountBlocked();
   PrefixCache::Match FindState(const Sequence& seq);
   void Enqueue(Sequence& seq);
   bool CanAdmit(const Sequence& seq, const PrefixCache::Match& match) const;
@@ -85,6 +86,8 @@ class Scheduler::Impl {
   SchedulerOutput output_;
   std::vector<StepResult> results_;
   uint64_t num_arrivals_ = 0, num_preemptions_ = 0, cache_queries_ = 0, cache_hits_ = 0;
+  uint64_t compression_runs_ = 0, pages_reclaimed_ = 0;
+  AdmissionsBlocked admissions_blocked_;
 };
 
 }  // namespace tangram

@@ -12,6 +12,7 @@ const SchedulerOutput& Scheduler::Impl::Schedule() {
   ScheduleRunning(/*decoding=*/true);
   ScheduleRunning(/*decoding=*/false);
   if (output_.preempted.empty()) Admit();
+  CountBlocked();
   TANGRAM_CHECK(!output_.empty() || sequences_.empty(), "{} sequences and no step",
                 sequences_.size());
   return output_;
@@ -116,6 +117,15 @@ void Scheduler::Impl::Admit() {
     waiting_.erase(waiting_.begin());
     if (!TrySchedule(Start(seq, match))) return;
   }
+}
+
+// Pages are what is lacking where neither slots nor tokens are, or where a step preempted.
+void Scheduler::Impl::CountBlocked() {
+  if (waiting_.empty()) return;
+  AdmissionsBlocked& blocked = admissions_blocked_;
+  const bool slots = running_.size() >= static_cast<size_t>(config_.max_num_seqs);
+  const bool pages = blocked_ == waiting_.begin()->second || !output_.preempted.empty();
+  ++(pages ? blocked.pages : slots ? blocked.slots : budget_ <= 0 ? blocked.tokens : blocked.pages);
 }
 
 // The last token is always processed: its logits are wanted.

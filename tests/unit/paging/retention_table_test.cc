@@ -21,6 +21,9 @@ TEST(RetentionTable, LengthFollowsThePositionAlone) {
   EXPECT_EQ(table.Length(1, 65), 65);
   EXPECT_EQ(table.Length(0, 128), 80);
   EXPECT_EQ(table.Length(0, 129), 49);
+  EXPECT_EQ(table.LongestLength(64), 64);
+  EXPECT_EQ(table.LongestLength(65), 65);
+  EXPECT_EQ(table.LongestLength(130), 98);
   EXPECT_EQ(table.Pages(65, 16), 2 + 5);
   EXPECT_EQ(table.Pages(128, 16), 5 + 8);
 }
