@@ -16,6 +16,7 @@ int RunChat(Args args);
 int RunGenerate(Args args);
 int RunBench(Args args);
 int RunCalibrate(Args args);
+int RunInspect(Args args);
 
 // Parses, and answers --help and mistakes: what is returned, if anything, is the exit code to leave
 // with.

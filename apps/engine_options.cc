@@ -1,5 +1,7 @@
 #include "engine_options.h"
 
+#include "compression_options.h"
+
 namespace tangram {
 namespace {
 
@@ -52,40 +54,12 @@ void DeclareScheduling(Options& options, EngineConfig& config) {
               "the plain, slow operations, for comparisons");
 }
 
-void DeclareCompression(Options& options, EngineConfig& config) {
-  CompressionConfig& c = config.compression;
-  options.Group("KV cache compression");
-  options.Add("compression-ratio", &c.ratio, "share of the KV cache that is kept; 1: all");
-  options.Add("compression-profile", &config.compression_profile,
-              "what `tangram calibrate` wrote; empty: MODEL.profile.safetensors");
-  options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
-  options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
-  options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
-  options.Add("compression-floor-min", &c.floor,
-              "shortest length that is left; 0: sinks and window, rounded up to a page");
-  options.AddWords<Scorer>("compression-scorer", &c.scorer,
-                           {{"gate", Scorer::kGate},
-                            {"reconstruction", Scorer::kReconstruction},
-                            {"fastkvzip", Scorer::kFastKvzip},
-                            {"keydiff", Scorer::kKeyDiff},
-                            {"expected_attention", Scorer::kExpectedAttention},
-                            {"snapkv", Scorer::kSnapKv},
-                            {"tova", Scorer::kTova},
-                            {"streamingllm", Scorer::kStreamingLlm}},
-                           "what says which tokens stay");
-  options.AddWords<BudgetLevel>("compression-level", &c.level,
-                                {{"uniform", BudgetLevel::kUniform},
-                                 {"per-layer", BudgetLevel::kPerLayer},
-                                 {"cross-layer", BudgetLevel::kCrossLayer}},
-                                "among which heads the kept tokens are shared out");
-}
-
 }  // namespace
 
 void DeclareModelOptions(Options& options, EngineConfig& config, TextConfig& text) {
   DeclareModel(options, config, text);
   DeclareCache(options, config);
-  DeclareCompression(options, config);
+  DeclareCompressionOptions(options, config);
   DeclareScheduling(options, config);
 }
 
@@ -114,10 +88,8 @@ void DeclareForeignEngineOptions(Options& options) {
   one_device("nnodes", "1");
   one_device("node-rank", "0");
   options.Refuse("headless", Kind::kFlag, "false", "one device of one machine is served");
-  options.Accept("enable-compression", Kind::kFlag, "a --compression-ratio below 1 is the switch");
-  for (const char* name : {"compression-gate-path", "head-group-cluster-map"}) {
-    options.Refuse(name, Kind::kValue, "", "gate and groups come from --compression-profile");
-  }
+  options.Refuse("compression-gate-path", Kind::kValue, "",
+                 "the gate comes from --compression-profile");
   options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");
   options.Refuse("enable-lora", Kind::kFlag, "false", "adapters are not served");
   for (const char* name : {"revision", "download-dir"}) {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "calibration/text_calibration.h"
 #include "command.h"
 #include "engine/engine.h"
 #include "engine_options.h"
@@ -121,7 +122,8 @@ int RunGenerate(Args args) {
   SetLogLevel(LogLevel::kWarning);  // stdout is for the answer
   const auto text = LoadTextModel(engine_config.model_path, text_config);
   if (!text) return Fail(text.error());
-  const auto engine = Engine::Create(engine_config);
+  const auto engine =
+      Engine::Create(engine_config, MakeProfileOnBundledText(engine_config, text_config));
   if (!engine) return Fail(engine.error());
   const Status status = Generate(**engine, *text, config);
   return status ? kExitOk : Fail(status.error());

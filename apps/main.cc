@@ -19,6 +19,7 @@ constexpr Command kCommands[] = {
     {"chat", "talk with a server in the terminal", tangram::RunChat},
     {"generate", "continue a prompt in this process, without a server", tangram::RunGenerate},
     {"calibrate", "learn what a model's KV cache can do without", tangram::RunCalibrate},
+    {"inspect", "show what compression makes of a model's KV cache", tangram::RunInspect},
     {"bench", "measure a server or the engine", tangram::RunBench},
 };
 

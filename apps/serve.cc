@@ -3,14 +3,17 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <future>
 
 #include "base/log.h"
+#include "calibration/text_calibration.h"
 #include "command.h"
 #include "engine/engine.h"
 #include "engine_options.h"
 #include "exit_codes.h"
+#include "paging/budget.h"
 #include "serve_options.h"
 #include "server/server.h"
 #include "text_model.h"
@@ -35,7 +38,8 @@ double ResidentGiB() {
 // 643232 as 643,232.
 std::string WithCommas(int64_t number) {
   std::string digits = std::to_string(number);
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(at, ",");
+  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3)
+    digits.insert(static_cast<size_t>(at), 1, ',');
   return digits;
 }
 
@@ -52,20 +56,45 @@ LogLevel ParseLevel(const std::string& name) {
   }
 }
 
+// Requests of the maximum length that the pool holds.
+double Requests(const EngineInfo& info, int64_t peak_pages) {
+  return static_cast<double>(info.num_pages) /
+         static_cast<double>(std::max<int64_t>(1, peak_pages));
+}
+
 // The lines that operators of vLLM look for.
 void LogCapacity(const EngineInfo& info) {
   const int element_bytes = info.kv_cache_dtype == "f32" ? 4 : 2;
   const double page_bytes =
       2.0 * info.page_size * info.page_group_size * info.head_dim * element_bytes;
-  const int64_t pages_per_request =
-      int64_t{info.num_rows} * ((info.max_model_len + info.page_size - 1) / info.page_size);
   LogInfo("Using max model len {}", info.max_model_len);
   LogInfo("Available KV cache memory: {:.2f} GiB ({} pages of {} heads x {} tokens, {})",
           static_cast<double>(info.num_pages) * page_bytes / kGiB, info.num_pages,
           info.page_group_size, info.page_size, info.kv_cache_dtype);
   LogInfo("CPU KV cache size: {} tokens", WithCommas(info.capacity_tokens));
   LogInfo("Maximum concurrency for {} tokens per request: {:.2f}x", WithCommas(info.max_model_len),
-          static_cast<double>(info.num_pages) / static_cast<double>(pages_per_request));
+          Requests(info, info.peak_pages_full));
+}
+
+// What compression does, and what the pool holds with it: max_model_len x (pool / peak pages of one
+// such request).
+void LogCompression(const EngineInfo& info) {
+  const CompressionConfig& c = info.compression;
+  if (!c.enabled()) return LogInfo("KV cache compression: off");
+  LogInfo(
+      "KV cache compression: ratio {:.2f}, scorer {}, level {}, chunk {}, window {}, sinks {}, "
+      "floor "
+      "{}, {} groups of {} heads",
+      c.ratio, ScorerName(c.scorer), LevelName(c.level), c.chunk, c.window, c.sinks,
+      RetentionFloor(c, info.page_size), info.num_rows, info.page_group_size);
+  LogInfo("Compression profile: {}", info.profile);
+  for (const auto& [ratio, peak] :
+       {std::pair(1.0f, info.peak_pages_full), std::pair(c.ratio, info.peak_pages)}) {
+    const double requests = Requests(info, peak);
+    LogInfo("KV cache capacity at ratio {:.2f}: {} tokens, {:.2f} requests of {} tokens", ratio,
+            WithCommas(static_cast<int64_t>(requests * info.max_model_len)), requests,
+            WithCommas(info.max_model_len));
+  }
 }
 
 // Engine and text side, loaded side by side.
@@ -75,13 +104,14 @@ Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& te
   const double memory = ResidentGiB();
   auto text = std::async(std::launch::async,
                          [&] { return LoadTextModel(engine_config.model_path, text_config); });
-  auto engine = Engine::Create(engine_config);
+  auto engine = Engine::Create(engine_config, MakeProfileOnBundledText(engine_config, text_config));
   auto text_model = text.get();
   if (!engine) return tl::unexpected(std::move(engine.error()));
   if (!text_model) return tl::unexpected(std::move(text_model.error()));
   LogInfo("Model loading took {:.2f} GiB memory and {:.2f} seconds", ResidentGiB() - memory,
           SecondsSince(start));
   LogCapacity((*engine)->info());
+  LogCompression((*engine)->info());
 
   ServedModel model;
   model.engine = std::move(*engine);

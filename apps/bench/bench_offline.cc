@@ -13,6 +13,7 @@
 #include "bench/offline_run.h"
 #include "bench/progress.h"
 #include "bench/statistics.h"
+#include "calibration/text_calibration.h"
 #include "engine_options.h"
 #include "exit_codes.h"
 #include "text_model.h"
@@ -38,7 +39,7 @@ Result<std::unique_ptr<Engine>> Load(OfflineConfig& config, size_t num_requests)
   SetLogLevel(LogLevel::kWarning);
   config.engine.max_queued_requests =
       std::max(config.engine.max_queued_requests, static_cast<int>(num_requests));
-  return Engine::Create(config.engine);
+  return Engine::Create(config.engine, MakeProfileOnBundledText(config.engine, config.text));
 }
 
 Status Throughput(OfflineConfig& config) {

@@ -1,32 +1,24 @@
 // tangram calibrate: measures which heads of a model need how much of the KV cache, and fits the
-// gate that says which tokens.
+// gate that says which tokens; or imports a published profile.
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
-#include <iterator>
 
-#include "calibration/sample_text.h"
+#include "calibration/text_calibration.h"
 #include "command.h"
-#include "engine/calibration.h"
-#include "engine_options.h"
+#include "engine/find_profile.h"
+#include "engine/repeat_pass.h"
 #include "exit_codes.h"
-#include "text_model.h"
 
 namespace tangram {
 namespace {
 
-// Asks for the repetition whose attention labels the tokens (KVzip, arXiv 2505.23416).
-constexpr const char* kRepeatPrompt = "\n\nRepeat the previous part exactly:\n";
-
 struct CalibrateConfig {
-  std::string model, texts, output;
-  int num_samples = 12;
-  int sample_tokens = 2048;
+  std::string model, output, import_path;
   int num_threads = 0;
+  CalibrationTexts texts;
   TextConfig text;
   CalibrationOptions calibration;
 };
@@ -38,97 +30,76 @@ void Declare(Options& options, CalibrateConfig& config) {
       .Alias("-m");
   options.Add("output", &config.output, "the profile to write; empty: MODEL.profile.safetensors")
       .Alias("-o");
-  options.Add("texts", &config.texts, "a file of text to learn from; empty: the bundled one");
-  options.Add("num-samples", &config.num_samples, "pieces that the text is cut into");
-  options.Add("sample-tokens", &config.sample_tokens, "tokens of a piece");
+  options.Add("texts", &config.texts.files,
+              "files of text to learn from, `bundled` for ours; empty: ours");
+  options
+      .Add("num-samples", &config.texts.num_samples,
+           "pieces that the text is cut into; 0: as many as it has, up to 12")
+      .Alias("--samples");
+  options.Add("sample-tokens", &config.texts.sample_tokens, "tokens of a piece");
   options.Add("compression-chunk-size", &config.calibration.compression.chunk,
               "tokens between compressions");
+  options.Add("import", &config.import_path,
+              "a published profile (.npz) to write in our form, instead of calibrating");
   options.Add("num-threads", &config.num_threads, "0: one a core").Alias("-t");
-}
-
-Result<std::string> ReadText(const std::string& path) {
-  if (path.empty()) return std::string(SampleText());
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (text.empty()) {
-    return MakeError(ErrorKind::kInvalidArgument, fmt::format("{}: no text in it", path), "texts");
-  }
-  return text;
-}
-
-// Pieces of equal length from one text.
-Result<std::vector<std::vector<TokenId>>> CutSamples(const std::vector<TokenId>& tokens,
-                                                     const CalibrateConfig& config) {
-  const auto length = static_cast<size_t>(std::max(1, config.sample_tokens));
-  const auto count = static_cast<size_t>(std::max(1, config.num_samples));
-  if (tokens.size() < length * count) {
-    return MakeError(
-        ErrorKind::kInvalidArgument,
-        fmt::format("the text has {} tokens, and {} samples of {} need {}; give a longer "
-                    "one with --texts, or ask for fewer",
-                    tokens.size(), count, length, length * count),
-        "num_samples");
-  }
-  std::vector<std::vector<TokenId>> samples;
-  for (size_t i = 0; i < count; ++i) {
-    const auto first = tokens.begin() + static_cast<ptrdiff_t>(i * length);
-    samples.emplace_back(first, first + static_cast<ptrdiff_t>(length));
-  }
-  return samples;
-}
-
-// A bar on a terminal, a line for each tenth elsewhere.
-class Progress {
- public:
-  void operator()(double share) {
-    const int tenths = static_cast<int>(share * 10);
-    if (isatty(STDERR_FILENO)) {
-      const int width = static_cast<int>(share * 40);
-      fmt::print(stderr, "\rcalibrating [{:<40}] {:3.0f}%{}", std::string(width, '#'), share * 100,
-                 share >= 1 ? "\n" : "");
-    } else if (tenths > shown_) {
-      fmt::print(stderr, "calibrating: {}%\n", tenths * 10);
+  options.Check([&config]() -> Status {
+    const CompressionConfig& c = config.calibration.compression;
+    if (config.texts.num_samples < 0 || config.texts.sample_tokens < c.chunk) {
+      return MakeError(ErrorKind::kInvalidArgument,
+                       fmt::format("--num-samples must not be negative, and --sample-tokens at "
+                                   "least a chunk, {} tokens",
+                                   c.chunk),
+                       "sample_tokens");
     }
-    shown_ = tenths;
-  }
+    return CheckCompression(c, config.calibration.page_size);
+  });
+}
 
- private:
-  int shown_ = 0;
-};
-
-void Report(const Profile& profile, const std::string& path, double seconds) {
-  fmt::print("{}: {} samples of {} tokens in {:.0f} s\n", path, profile.num_samples,
-             profile.sample_tokens, seconds);
-  fmt::print("{:<16} rank correlation of a sample's heads with the mean's (worst, mean)\n",
+void Report(const Profile& profile, const std::string& path) {
+  fmt::print("{}: {} samples of {} tokens\n", path, profile.num_samples, profile.sample_tokens);
+  fmt::print("{:<18} rank correlation of a sample's heads with the mean's (worst, mean)\n",
              "scorer");
   for (const auto& [scorer, s] : profile.scorers) {
     double sum = 0;
     for (float v : s.stability) sum += v;
-    fmt::print("{:<16} {:.3f}  {:.3f}\n", ScorerName(scorer),
+    fmt::print("{:<18} {:.3f}  {:.3f}\n", ScorerName(scorer),
                *std::ranges::min_element(s.stability),
                sum / static_cast<double>(s.stability.size()));
   }
 }
 
-Status RunCalibration(CalibrateConfig& config) {
-  const auto start = std::chrono::steady_clock::now();
+Result<Profile> MeasureModel(CalibrateConfig& config) {
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model, config.text));
-  TANGRAM_ASSIGN_OR_RETURN(const std::string words, ReadText(config.texts));
-  TANGRAM_ASSIGN_OR_RETURN(const auto tokens, text.tokenizer->Encode(words, false));
-  TANGRAM_ASSIGN_OR_RETURN(const auto samples, CutSamples(tokens, config));
-  TANGRAM_ASSIGN_OR_RETURN(const auto repeat, text.tokenizer->Encode(kRepeatPrompt, false));
   auto backend = ops::CreateCpuBackend(config.num_threads);
   LoadOptions load;
-  load.max_num_tokens = config.calibration.compression.chunk + static_cast<int>(repeat.size());
+  load.max_num_tokens = config.calibration.compression.chunk + RepeatPass::kMaxPrompt;
   load.max_logit_rows = 1;
   TANGRAM_ASSIGN_OR_RETURN(auto model, LoadModel(config.model, load, *backend));
-  config.calibration.progress = Progress();
-  TANGRAM_ASSIGN_OR_RETURN(const Profile profile,
-                           Calibrate(*model, *backend, samples, repeat, config.calibration));
-  if (config.output.empty()) config.output = config.model + ".profile.safetensors";
+  return CalibrateOnTexts(*model, *backend, text, config.texts, config.calibration);
+}
+
+// The weights are not compared: a published profile tells no fingerprint.
+Result<Profile> Import(const CalibrateConfig& config) {
+  TANGRAM_ASSIGN_OR_RETURN(Profile profile, LoadProfile(config.import_path));
+  TANGRAM_ASSIGN_OR_RETURN(const ModelConfig model, ReadModelConfig(config.model));
+  TANGRAM_RETURN_IF_ERROR(CheckProfileHeads(profile, model, config.import_path));
+  return profile;
+}
+
+Status WriteProfile(CalibrateConfig& config) {
+  const auto start = std::chrono::steady_clock::now();
+  const bool import = !config.import_path.empty();
+  TANGRAM_ASSIGN_OR_RETURN(const Profile profile, import ? Import(config) : MeasureModel(config));
+  if (config.output.empty()) config.output = ProfilePathBeside(config.model);
   TANGRAM_RETURN_IF_ERROR(SaveProfile(profile, config.output));
-  Report(profile, config.output,
-         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  Report(profile, config.output);
+  if (import) {
+    fmt::print("imported from {}; whether the weights are the same is not known\n",
+               profile.imported_from);
+  } else {
+    fmt::print("{:.0f} s\n",
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
   return {};
 }
 
@@ -143,8 +114,8 @@ int RunCalibrate(Args args) {
   if (config.model.empty()) {
     return Fail({ErrorKind::kInvalidArgument, "name a model: tangram calibrate MODEL", "--model"});
   }
-  if (auto status = RunCalibration(config); !status) return Fail(status.error());
-  return kExitOk;
+  const Status status = WriteProfile(config);
+  return status ? kExitOk : Fail(status.error());
 }
 
 }  // namespace tangram

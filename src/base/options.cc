@@ -411,7 +411,14 @@ Status Options::Parse(std::vector<std::string> args) {
   TANGRAM_RETURN_IF_ERROR(ParseArgs(std::move(args)));
   if (!config_path_.empty()) TANGRAM_RETURN_IF_ERROR(ReadConfig());
   WarnOfUnknownVariables();
+  for (const auto& check : checks_) TANGRAM_RETURN_IF_ERROR(check());
   return {};
+}
+
+bool Options::Given(std::string_view name) const {
+  const auto found =
+      std::ranges::find_if(options_, [&](const auto& option) { return option->name == name; });
+  return found != options_.end() && (*found)->given;
 }
 
 std::string Options::Help() const {

@@ -74,15 +74,22 @@ class Options {
   // `harmless`.
   Option& Refuse(std::string name, Option::Kind kind, std::string harmless, std::string why);
 
+  // Called at the end of Parse, when all is read: for what hangs on several options.
+  void Check(std::function<Status()> check) { checks_.push_back(std::move(check)); }
+  // One more line for warnings().
+  void Warn(std::string line) { warnings_.push_back(std::move(line)); }
+
   // Reads `args` (without the program's and the command's name), the environment and the --config
   // file, and sets the values. kInvalidArgument for anything that is wrong, `param` is the flag.
   Status Parse(std::vector<std::string> args);
 
   // Whether --help was among the arguments; nothing else was looked at then.
   bool help_wanted() const { return help_wanted_; }
+  // Whether somebody set the option, be it to its default.
+  bool Given(std::string_view name) const;
   // All options in groups; with `--help=word` those whose name or group has the word.
   std::string Help() const;
-  // What was accepted without effect, one line each.
+  // What was accepted without effect or adjusted, one line each.
   const std::vector<std::string>& warnings() const { return warnings_; }
   // The options that differ from their defaults: "{'port': 8001, 'model': 'm.gguf'}".
   std::string NonDefault() const;
@@ -101,6 +108,7 @@ class Options {
   std::string usage_, about_, group_ = "Options", config_path_, help_filter_;
   std::vector<std::unique_ptr<Option>> options_;  // in order; addresses stay
   std::vector<std::string> warnings_;
+  std::vector<std::function<Status()>> checks_;
   bool help_wanted_ = false;
 };
 

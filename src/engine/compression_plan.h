@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -20,13 +21,14 @@ struct CompressionPlan {
       tables;  // full, then one for each percent from the smallest profiled ratio on
   GateWeights gate;
   std::vector<TokenId>
-      repeat_prompt;   // asks for a repetition, for scorers with a pass of their own
-  Buffer gate_memory;  // what `gate` points into, unless the backend copied it
+      repeat_prompt;    // asks for a repetition, for scorers with a pass of their own
+  Buffer gate_memory;   // what `gate` points into, unless the backend copied it
+  std::string profile;  // its path and origin, for people
 };
 
 // kInvalidArgument, naming the flag, for options that do not fit each other, the model or the
-// profile.
-Result<CompressionPlan> PlanCompression(const EngineConfig& config, const Model& model,
-                                        int max_model_len, ops::Backend& backend);
+// profile. `maker`, which may be empty, is asked where no profile is found (FindProfile).
+Result<CompressionPlan> PlanCompression(const EngineConfig& config, Model& model, int max_model_len,
+                                        ops::Backend& backend, const ProfileMaker& maker);
 
 }  // namespace tangram

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "engine/engine_loop.h"
+#include "engine/profile.h"
 
 namespace tangram {
 namespace {
@@ -50,6 +51,7 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner) {
   info.capacity_tokens = info.num_pages / info.num_rows * info.page_size;
   info.kv_cache_dtype = DTypeName(layout.dtype);
   info.compression = config.compression;
+  info.profile = runner.profile();
   info.peak_pages_full = runner.tables().front().PeakPages(0, info.max_model_len, info.page_size);
   info.peak_pages = info.peak_pages_full;
   for (const RetentionTable& table : runner.tables()) {
@@ -75,9 +77,10 @@ Status CheckConfig(const EngineConfig& c) {
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config) {
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
+                                               const ProfileMaker& maker) {
   TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
-  TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config));
+  TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config, maker));
   Scheduler scheduler(MakeSchedulerConfig(config, *runner), runner->tables());
   EngineInfo info = MakeInfo(config, *runner);
   return std::make_unique<EngineLoop>(config, std::move(info), std::move(runner),

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,12 @@
 #include "sched/request.h"
 
 namespace tangram {
+
+namespace ops {
+class Backend;
+}
+class Model;
+struct Profile;
 
 // Every field is one option of the command line (apps/serve_options).
 struct EngineConfig {
@@ -25,9 +32,11 @@ struct EngineConfig {
   int page_group_size = 0;            // 0: 4, or the largest divisor of L*Hkv below it
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0.5;
-  int64_t num_pages_override = 0;   // in blocks of other servers: G pages each; 0: none
-  CompressionConfig compression;    // its ratio is the default of requests
-  std::string compression_profile;  // file of `tangram calibrate`; needed with a ratio below 1
+  int64_t num_pages_override = 0;       // in blocks of other servers: G pages each; 0: none
+  bool enable_compression = false;      // asked for by name; the ratio is what decides
+  CompressionConfig compression;        // its ratio is the default of requests
+  std::string compression_profile;      // a file; empty: found or made (engine/find_profile.h)
+  std::string head_group_map = "auto";  // auto, identity, or a file (engine/head_order.h)
   bool enable_prefix_caching = true;
   bool priority_policy = false;
   int num_threads = 0;             // 0: the cores this process may use
@@ -57,6 +66,7 @@ struct EngineInfo {
   int64_t capacity_tokens = 0;  // num_pages * page_size / num_rows
   std::string kv_cache_dtype;
   CompressionConfig compression;  // as resolved
+  std::string profile;            // its path and origin; empty without compression
   int64_t peak_pages_full = 0,
           peak_pages = 0;  // of one request of max_model_len, at ratio 1 and at the default's
   // generation_config.json's sampling defaults, in SamplingParams' terms.
@@ -64,12 +74,16 @@ struct EngineInfo {
   int default_max_tokens = 0;  // 0: none
 };
 
+// Makes the profile of a model for which none is found, on the model itself (apps/calibration).
+using ProfileMaker = std::function<Result<Profile>(Model&, ops::Backend&)>;
+
 // Runs one model for many requests. All methods are thread safe.
 class Engine {
  public:
   // Loads the model and starts the loop's thread. Errors end the start: kUnsupported, kLoad,
-  // kOutOfMemory, kInvalidArgument.
-  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
+  // kOutOfMemory, kInvalidArgument. Without a maker, compression needs a profile that is there.
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config,
+                                                const ProfileMaker& maker = {});
   virtual ~Engine() = default;
 
   virtual const EngineInfo& info() const = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "engine/find_profile.h"
 #include "engine/kv_budget.h"
 
 namespace tangram {
@@ -32,7 +33,8 @@ Result<int> MaxModelLen(const ModelConfig& model, int wanted) {
 
 }  // namespace
 
-Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& config) {
+Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& config,
+                                                         const ProfileMaker& maker) {
   std::unique_ptr<ModelRunner> runner(new ModelRunner);
   runner->backend_ = config.reference_backend ? ops::CreateReferenceBackend()
                                               : ops::CreateCpuBackend(config.num_threads);
@@ -41,7 +43,8 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   load.seed = config.seed;
   load.max_model_len = config.max_model_len;
   load.max_num_tokens = config.max_num_batched_tokens;
-  if (config.compression.enabled() && config.compression.needs_own_pass()) {
+  const bool calibrates = maker && config.compression.enabled();
+  if (calibrates || (config.compression.enabled() && config.compression.needs_own_pass())) {
     load.max_num_tokens =
         std::max(load.max_num_tokens, config.compression.chunk + RepeatPass::kMaxPrompt);
   }
@@ -51,7 +54,7 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   TANGRAM_ASSIGN_OR_RETURN(runner->max_model_len_, MaxModelLen(model, config.max_model_len));
   TANGRAM_ASSIGN_OR_RETURN(
       runner->plan_,
-      PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_));
+      PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_, maker));
   TANGRAM_RETURN_IF_ERROR(runner->AllocateCache(config));
   return runner;
 }

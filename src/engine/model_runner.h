@@ -18,7 +18,8 @@ namespace tangram {
 class ModelRunner {
  public:
   // Loads the model and reserves the pool that `config` describes.
-  static Result<std::unique_ptr<ModelRunner>> Create(const EngineConfig& config);
+  static Result<std::unique_ptr<ModelRunner>> Create(const EngineConfig& config,
+                                                     const ProfileMaker& maker);
 
   // Runs the step. Logits [rows, V] f32 of its `logit_rows`, overwritten by the next call.
   TensorView Run(const SchedulerOutput& output, const Scheduler& scheduler);
@@ -29,6 +30,7 @@ class ModelRunner {
   int64_t num_pages() const { return num_pages_; }
   int max_model_len() const { return max_model_len_; }
   const std::vector<RetentionTable>& tables() const { return plan_->tables; }
+  const std::string& profile() const { return plan_->profile; }
 
  private:
   ModelRunner() = default;

@@ -5,24 +5,15 @@
 #include <charconv>
 #include <cmath>
 
+#include "engine/profile_import.h"
 #include "engine/repeat_pass.h"
+#include "model/mapped_file.h"
 #include "model/safetensors.h"
 
 namespace tangram {
 namespace {
 
 constexpr std::string_view kFormat = "tangram-profile-1";
-
-constexpr std::pair<Scorer, std::string_view> kScorerNames[] = {
-    {Scorer::kGate, "gate"},
-    {Scorer::kReconstruction, "reconstruction"},
-    {Scorer::kFastKvzip, "fastkvzip"},
-    {Scorer::kKeyDiff, "keydiff"},
-    {Scorer::kExpectedAttention, "expected_attention"},
-    {Scorer::kSnapKv, "snapkv"},
-    {Scorer::kTova, "tova"},
-    {Scorer::kStreamingLlm, "streamingllm"},
-};
 
 std::vector<float> Copy(const TensorView& view) {
   const auto* values = view.as<float>();
@@ -120,25 +111,14 @@ ScorerProfile ReadScorer(ProfileReader& reader, const SafetensorsFile& file, con
 
 }  // namespace
 
-std::string_view ScorerName(Scorer scorer) {
-  for (const auto& [value, name] : kScorerNames) {
-    if (value == scorer) return name;
-  }
-  return "?";
-}
-
-std::optional<Scorer> ParseScorer(std::string_view name) {
-  for (const auto& [value, known] : kScorerNames) {
-    if (known == name) return value;
-  }
-  return std::nullopt;
-}
-
 Status SaveProfile(const Profile& p, const std::string& path) {
   const Shape heads{p.num_layers, p.num_kv_heads};
-  std::vector<NamedTensor> tensors = {
-      {"gate.weight", {p.num_layers, p.num_kv_heads, p.hidden_size}, p.gate_weight},
-      {"gate.bias", heads, p.gate_bias}};
+  std::vector<NamedTensor> tensors;
+  if (!p.gate_weight.empty()) {
+    tensors.push_back(
+        {"gate.weight", {p.num_layers, p.num_kv_heads, p.hidden_size}, p.gate_weight});
+    tensors.push_back({"gate.bias", heads, p.gate_bias});
+  }
   for (const auto& [scorer, s] : p.scorers) {
     const std::string name(ScorerName(scorer));
     const auto count = static_cast<int64_t>(s.demand.ratios.size());
@@ -149,38 +129,56 @@ Status SaveProfile(const Profile& p, const std::string& path) {
     tensors.push_back(
         {name + ".stability", {static_cast<int64_t>(s.stability.size())}, s.stability});
   }
-  return WriteSafetensors(path, tensors,
-                          {{"format", std::string(kFormat)},
-                           {"model_fingerprint", std::to_string(p.model_fingerprint)},
-                           {"num_layers", std::to_string(p.num_layers)},
-                           {"num_kv_heads", std::to_string(p.num_kv_heads)},
-                           {"hidden_size", std::to_string(p.hidden_size)},
-                           {"num_samples", std::to_string(p.num_samples)},
-                           {"sample_tokens", std::to_string(p.sample_tokens)},
-                           {"repeat_prompt", fmt::format("{}", fmt::join(p.repeat_prompt, ","))}});
+  std::map<std::string, std::string> metadata = {
+      {"format", std::string(kFormat)},
+      {"model_fingerprint", std::to_string(p.model_fingerprint)},
+      {"num_layers", std::to_string(p.num_layers)},
+      {"num_kv_heads", std::to_string(p.num_kv_heads)},
+      {"hidden_size", std::to_string(p.hidden_size)},
+      {"num_samples", std::to_string(p.num_samples)},
+      {"sample_tokens", std::to_string(p.sample_tokens)},
+      {"repeat_prompt", fmt::format("{}", fmt::join(p.repeat_prompt, ","))}};
+  if (!p.imported_from.empty()) metadata["imported_from"] = p.imported_from;
+  return WriteSafetensors(path, tensors, metadata);
 }
 
 Result<Profile> LoadProfile(const std::string& path) {
-  TANGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(path));
-  const auto format = file.metadata().find("format");
-  if (format == file.metadata().end() || format->second != kFormat) {
-    return MakeError(ErrorKind::kLoad,
-                     fmt::format("{}: no profile; make one with 'tangram calibrate'", path));
+  TANGRAM_ASSIGN_OR_RETURN(Buffer file, MapFile(path));
+  return ParseProfile(std::move(file), path);
+}
+
+Result<Profile> ParseProfile(Buffer bytes, const std::string& name) {
+  if (NpzFile::LooksLike(bytes)) {
+    TANGRAM_ASSIGN_OR_RETURN(const NpzFile npz, NpzFile::Parse(std::move(bytes), name));
+    return ImportProfile(npz, name);
   }
-  ProfileReader reader(file, path);
+  TANGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                           SafetensorsFile::Parse(std::move(bytes), name));
+  const auto& metadata = file.metadata();
+  const auto format = metadata.find("format");
+  if (format == metadata.end() || format->second != kFormat) {
+    return MakeError(ErrorKind::kLoad,
+                     fmt::format("{}: no profile; make one with 'tangram calibrate'", name));
+  }
+  ProfileReader reader(file, name);
   Profile p;
   constexpr int kMany = 1 << 20;
   p.model_fingerprint = reader.Number<uint64_t>("model_fingerprint", 0, UINT64_MAX);
+  if (const auto it = metadata.find("imported_from"); it != metadata.end()) {
+    p.imported_from = it->second;
+  }
   p.num_layers = reader.Number("num_layers", 1, kMany);
   p.num_kv_heads = reader.Number("num_kv_heads", 1, kMany);
-  p.hidden_size = reader.Number("hidden_size", 1, kMany);
+  p.hidden_size = reader.Number("hidden_size", 0, kMany);
   p.num_samples = reader.Number("num_samples", 1, kMany);
   p.sample_tokens = reader.Number("sample_tokens", 1, kMany);
   p.repeat_prompt = reader.Tokens("repeat_prompt", RepeatPass::kMaxPrompt);
-  p.gate_weight = reader.Values("gate.weight", {p.num_layers, p.num_kv_heads, p.hidden_size});
-  p.gate_bias = reader.Values("gate.bias", {p.num_layers, p.num_kv_heads});
-  for (const auto& [scorer, name] : kScorerNames) {
-    const std::string key(name);
+  if (!file.Find("gate.weight").empty() || !file.Find("gate.demand").empty()) {
+    p.gate_weight = reader.Values("gate.weight", {p.num_layers, p.num_kv_heads, p.hidden_size});
+    p.gate_bias = reader.Values("gate.bias", {p.num_layers, p.num_kv_heads});
+  }
+  for (const Scorer scorer : AllScorers()) {
+    const std::string key(ScorerName(scorer));
     if (file.Find(key + ".demand").empty()) continue;
     p.scorers[scorer] = ReadScorer(reader, file, p, key);
   }
@@ -188,11 +186,32 @@ Result<Profile> LoadProfile(const std::string& path) {
   return p;
 }
 
-Status CheckProfile(const Profile& profile, uint64_t model_fingerprint, const std::string& path) {
-  if (profile.model_fingerprint == model_fingerprint) return {};
+Status CheckProfileHeads(const Profile& profile, const ModelConfig& config,
+                         const std::string& path) {
+  if (profile.num_layers == config.num_layers &&
+      profile.num_kv_heads == config.num_key_value_heads) {
+    return {};
+  }
+  return MakeError(
+      ErrorKind::kInvalidArgument,
+      fmt::format(
+          "{}: this profile was made for another model: it has {} layers of {} KV heads, and "
+          "this one has {} of {}; make one with 'tangram calibrate'",
+          path, profile.num_layers, profile.num_kv_heads, config.num_layers,
+          config.num_key_value_heads),
+      "compression_profile");
+}
+
+Status CheckProfile(const Profile& profile, const Model& model, const std::string& path) {
+  TANGRAM_RETURN_IF_ERROR(CheckProfileHeads(profile, model.config(), path));
+  const bool same_weights =
+      profile.model_fingerprint == 0 || profile.model_fingerprint == model.fingerprint();
+  const bool fits =
+      profile.gate_weight.empty() || profile.hidden_size == model.config().hidden_size;
+  if (same_weights && fits) return {};
   return MakeError(ErrorKind::kInvalidArgument,
-                   fmt::format("{}: this profile was made for another model; make one for this one "
-                               "with 'tangram calibrate'",
+                   fmt::format("{}: this profile was made for another model, with other weights; "
+                               "make one for this one with 'tangram calibrate'",
                                path),
                    "compression_profile");
 }

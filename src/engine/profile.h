@@ -1,12 +1,11 @@
 #pragma once
 
 #include <map>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "model/model.h"
 #include "paging/head_demand.h"
 #include "tensor/tensor.h"
 
@@ -23,24 +22,27 @@ struct ScorerProfile {
 // What `tangram calibrate` learns of a model, in one safetensors file: the gate, and each scorer's
 // demand.
 struct Profile {
-  uint64_t model_fingerprint = 0;
+  uint64_t model_fingerprint = 0;  // 0: unknown, of an imported profile
+  std::string imported_from;       // what it says of the model, if imported
   int num_layers = 0, num_kv_heads = 0, hidden_size = 0;
   int num_samples = 0, sample_tokens = 0;
-  std::vector<float> gate_weight;      // [L, Hkv, D]
+  std::vector<float> gate_weight;      // [L, Hkv, D]; empty: none, and the gate is no scorer
   std::vector<float> gate_bias;        // [L, Hkv]
   std::vector<int32_t> repeat_prompt;  // tokens that ask for a repetition; empty: not known
   std::map<Scorer, ScorerProfile> scorers;
 };
 
+// Replaces `path` when all is written, or not at all.
 Status SaveProfile(const Profile& profile, const std::string& path);
-// kLoad, naming the file and the fault, if it is missing, corrupt or no profile.
+// kLoad, naming the file and the fault, if it is missing, corrupt or no profile. A published .npz
+// is imported (engine/profile_import.h).
 Result<Profile> LoadProfile(const std::string& path);
-// kInvalidArgument if the profile was made for another model.
-Status CheckProfile(const Profile& profile, uint64_t model_fingerprint, const std::string& path);
-
-// A scorer's name in flags, files and metrics: gate, reconstruction, fastkvzip, keydiff,
-// expected_attention, snapkv, tova, streamingllm.
-std::string_view ScorerName(Scorer scorer);
-std::optional<Scorer> ParseScorer(std::string_view name);
+// The same of bytes in memory; `name` is for messages.
+Result<Profile> ParseProfile(Buffer file, const std::string& name);
+// kInvalidArgument if the profile was made for other heads than the model has.
+Status CheckProfileHeads(const Profile& profile, const ModelConfig& config,
+                         const std::string& path);
+// The same, and if it was made for other weights.
+Status CheckProfile(const Profile& profile, const Model& model, const std::string& path);
 
 }  // namespace tangram

@@ -64,6 +64,8 @@ class GgufFile;
 // kLoad for what is missing or malformed; kUnsupported, naming the field, for what would be
 // computed wrongly.
 Result<ModelConfig> ReadHfConfig(const std::string& folder);
+// The config of a model in either form, without its weights: a folder needs its config.json alone.
+Result<ModelConfig> ReadModelConfig(const std::string& path);
 // The config in a GGUF file's metadata; `name` is for messages.
 Result<ModelConfig> ReadGgufConfig(const GgufFile& file, const std::string& name);
 

@@ -12,6 +12,13 @@
 namespace tangram {
 namespace {
 
+tl::unexpected<Error> NoSuchModel(const std::string& path) {
+  return MakeError(ErrorKind::kLoad,
+                   fmt::format("{}: no such file or folder; give a GGUF file or a folder with "
+                               "config.json and safetensors",
+                               path));
+}
+
 Result<std::unique_ptr<Model>> Build(ModelConfig config, const TensorNaming& naming,
                                      WeightSource& source, const LoadOptions& options,
                                      ops::Backend& backend) {
@@ -53,16 +60,19 @@ Result<std::unique_ptr<Model>> LoadGguf(const std::string& path, const LoadOptio
 
 }  // namespace
 
+Result<ModelConfig> ReadModelConfig(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) return ReadHfConfig(path);
+  if (!std::filesystem::exists(path, ignored)) return NoSuchModel(path);
+  TANGRAM_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+  return ReadGgufConfig(file, path);
+}
+
 Result<std::unique_ptr<Model>> LoadModel(const std::string& path, const LoadOptions& options,
                                          ops::Backend& backend) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) return LoadHf(path, options, backend);
-  if (!std::filesystem::exists(path, ignored)) {
-    return MakeError(ErrorKind::kLoad,
-                     fmt::format("{}: no such file or folder; give a GGUF file or a folder with "
-                                 "config.json and safetensors",
-                                 path));
-  }
+  if (!std::filesystem::exists(path, ignored)) return NoSuchModel(path);
   return LoadGguf(path, options, backend);
 }
 

@@ -1,6 +1,7 @@
 #include "model/safetensors.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -191,7 +192,8 @@ Status WriteSafetensors(const std::string& path, const std::vector<NamedTensor>&
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // so that tensors are aligned where they are mapped
   const uint64_t size = text.size();
-  const std::string unfinished = path + ".part";
+  // The process's own, as two may write the same file: the last one to finish wins.
+  const std::string unfinished = fmt::format("{}.part{}", path, getpid());
   {
     std::ofstream out(unfinished, std::ios::binary);
     out.write(reinterpret_cast<const char*>(&size), sizeof(size));
@@ -201,6 +203,8 @@ Status WriteSafetensors(const std::string& path, const std::vector<NamedTensor>&
                 static_cast<std::streamsize>(t.values.size_bytes()));
     }
     if (!out.flush()) {
+      std::error_code ignored;
+      std::filesystem::remove(unfinished, ignored);
       return MakeError(ErrorKind::kLoad, fmt::format("{}: cannot be written", unfinished));
     }
   }

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <optional>
+#include <span>
 #include <string_view>
+
+#include "base/result.h"
 
 namespace tangram {
 
@@ -22,6 +26,12 @@ constexpr bool IsStatic(Scorer scorer) {
          scorer == Scorer::kFastKvzip;
 }
 
+// A scorer's name in flags, files and metrics: gate, reconstruction, fastkvzip, keydiff,
+// expected_attention, snapkv, tova, streamingllm.
+std::string_view ScorerName(Scorer scorer);
+std::optional<Scorer> ParseScorer(std::string_view name);
+std::span<const Scorer> AllScorers();
+
 // Among which rows the kept tokens are shared out by demand.
 enum class BudgetLevel { kUniform, kPerLayer, kCrossLayer };
 
@@ -39,6 +49,25 @@ struct ExpectedAttentionConfig {
   float epsilon = 0.01f;
 };
 
+// uniform, per-layer, cross-layer.
+std::string_view LevelName(BudgetLevel level);
+
+// The level of the scorer, unless --compression-level says another. expected_attention, snapkv and
+// tova score by the queries of one layer: what they give in two layers is not comparable. To
+// streamingllm all heads are alike.
+constexpr BudgetLevel DefaultLevel(Scorer scorer) {
+  switch (scorer) {
+    case Scorer::kExpectedAttention:
+    case Scorer::kSnapKv:
+    case Scorer::kTova:
+      return BudgetLevel::kPerLayer;
+    case Scorer::kStreamingLlm:
+      return BudgetLevel::kUniform;
+    default:
+      return BudgetLevel::kCrossLayer;
+  }
+}
+
 // The one set of defaults that server, demo, eval and benchmarks share.
 struct CompressionConfig {
   float ratio = 1.0f;  // share of the KV cache that is kept; 1 keeps all
@@ -47,9 +76,12 @@ struct CompressionConfig {
   int sinks = 4;       // s: first tokens, always kept
   int floor = 0;       // F: shortest length that compression leaves; 0: s + w rounded up to a page
   Scorer scorer = Scorer::kGate;
-  BudgetLevel level = BudgetLevel::kCrossLayer;
+  BudgetLevel level = DefaultLevel(Scorer::kGate);
   SnapKvConfig snapkv;
   ExpectedAttentionConfig expected_attention;
+
+  // What the demo serves with, and what is suggested to who names no ratio.
+  static constexpr float kSuggestedRatio = 0.3f;
 
   bool enabled() const { return ratio < 1.0f; }
   // Last tokens of a chunk whose queries the scorer must see: after a cached prefix it runs again
@@ -69,5 +101,9 @@ struct CompressionConfig {
   // Whether the model runs again over each chunk before it is compressed, between two steps.
   bool needs_own_pass() const { return scorer == Scorer::kReconstruction; }
 };
+
+// kInvalidArgument, `param` the flag at fault, for a ratio out of range and for sizes that fit
+// neither each other nor pages of page_size tokens.
+Status CheckCompression(const CompressionConfig& config, int page_size);
 
 }  // namespace tangram

@@ -140,7 +140,7 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
   EXPECT_EQ(missing.param, "compression_profile");
   EXPECT_NE(missing.message.find("tangram calibrate"), std::string::npos) << missing.message;
   EXPECT_EQ(error([](EngineConfig& c) { c.compression_profile = "/nowhere"; }).kind,
-            ErrorKind::kLoad);
+            ErrorKind::kInvalidArgument);
 
   auto engine = Start(TinyCompressed(0.3f, Scorer::kGate, BudgetLevel::kCrossLayer));
   Request request = MixedRequest(*engine, 1);

@@ -1,0 +1,122 @@
+#include "compression_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+namespace tangram {
+namespace {
+
+using Kind = Options::Option::Kind;
+
+tl::unexpected<Error> Invalid(std::string message, std::string flag) {
+  return MakeError(ErrorKind::kInvalidArgument, std::move(message), std::move(flag));
+}
+
+// Either flag switches compression on; a switch without a ratio says nothing.
+Status CheckSwitch(const Options& options, const EngineConfig& config) {
+  const CompressionConfig& c = config.compression;
+  if (config.enable_compression && !options.Given("compression-ratio")) {
+    return Invalid(
+        fmt::format("--enable-compression needs the share of the KV cache that is to be kept, e.g. "
+                    "--compression-ratio {}",
+                    CompressionConfig::kSuggestedRatio),
+        "--compression-ratio");
+  }
+  if (!config.enable_compression && options.Given("enable-compression") && c.enabled()) {
+    return Invalid(fmt::format("--no-enable-compression and --compression-ratio {} contradict each "
+                               "other; leave one out",
+                               c.ratio),
+                   "--enable-compression");
+  }
+  return {};
+}
+
+// Tables of lengths are made for whole percents.
+void RoundRatio(Options& options, CompressionConfig& c) {
+  const float rounded = std::max(1.0f, std::round(c.ratio * 100)) / 100;
+  if (std::abs(rounded - c.ratio) > 1e-6f) {
+    options.Warn(
+        fmt::format("--compression-ratio {} is served as {:.2f}: ratios are whole hundredths",
+                    c.ratio, rounded));
+  }
+  c.ratio = rounded;
+}
+
+Status Finish(Options& options, EngineConfig& config, const std::string& level) {
+  CompressionConfig& c = config.compression;
+  TANGRAM_RETURN_IF_ERROR(CheckSwitch(options, config));
+  if (!options.Given("compression-level")) c.level = DefaultLevel(c.scorer);
+  if (config.page_size < 1) return Invalid("--block-size must be at least 1", "--block-size");
+  TANGRAM_RETURN_IF_ERROR(CheckCompression(c, config.page_size));
+  if (!c.enabled()) return {};
+  RoundRatio(options, c);
+  if (level.ends_with("_head") && config.page_group_size != 1) {
+    options.Warn(fmt::format(
+        "--compression-level {}: heads of a group share a length; --page-group-size 1 gives each "
+        "head its own",
+        level));
+  }
+  return {};
+}
+
+}  // namespace
+
+void DeclareCompressionOptions(Options& options, EngineConfig& config) {
+  CompressionConfig& c = config.compression;
+  options.Group("KV cache compression");
+  options.Add("enable-compression", &config.enable_compression,
+              "compress; a --compression-ratio below 1 does the same by itself");
+  options.Add("compression-ratio", &c.ratio, "share of the KV cache that is kept; 1: all");
+  options.Add("compression-profile", &config.compression_profile,
+              "of `tangram calibrate`, or a published .npz; empty: MODEL.profile.safetensors, the "
+              "user's cache, or made at start-up");
+  options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
+  options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
+  options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
+  options.Add("compression-floor-min", &c.floor,
+              "shortest length that is left; 0: sinks and window, rounded up to a page");
+  std::vector<std::pair<std::string, Scorer>> scorers;
+  for (const Scorer scorer : AllScorers()) scorers.emplace_back(ScorerName(scorer), scorer);
+  options.AddWords<Scorer>("compression-scorer", &c.scorer, std::move(scorers),
+                           "what says which tokens stay");
+  // The reference's *_cluster and *_head differ in whether heads of a group share a length: here
+  // that is --page-group-size.
+  const auto level = std::make_shared<std::string>();
+  Options::Option& option = options.AddWords<BudgetLevel>(
+      "compression-level", &c.level,
+      {{"uniform", BudgetLevel::kUniform},
+       {"per-layer", BudgetLevel::kPerLayer},
+       {"cross-layer", BudgetLevel::kCrossLayer},
+       {"perlayer_cluster", BudgetLevel::kPerLayer},
+       {"perlayer_head", BudgetLevel::kPerLayer},
+       {"crosslayer_cluster", BudgetLevel::kCrossLayer},
+       {"crosslayer_head", BudgetLevel::kCrossLayer}},
+      "among which heads the kept tokens are shared out; not given: as the scorer does best");
+  option.set = [set = option.set, level](const Options::Values& given) {
+    *level = given.back();
+    return set(given);
+  };
+  options.Add("compression-snap-window", &c.snapkv.window,
+              "snapkv: last tokens of a chunk whose queries count; 0: the window");
+  options.Add("compression-snap-kernel", &c.snapkv.kernel, "snapkv: tokens that are pooled, odd");
+  ExpectedAttentionConfig& expected = c.expected_attention;
+  options.Add("compression-ea-use-covariance", &expected.covariance,
+              "expected_attention: of queries, beside their mean");
+  options.Add("compression-ea-use-vnorm", &expected.value_norm,
+              "expected_attention: weigh by the norm of values");
+  options.Add("compression-ea-n-future-positions", &expected.future_positions,
+              "expected_attention: positions ahead that queries are expected at");
+  options.Add("compression-ea-epsilon", &expected.epsilon,
+              "expected_attention: added to the attention before it is weighed");
+  options.Add("head-group-cluster-map", &config.head_group_map,
+              "which heads share a group: auto (of like demand), identity (neighbours), or a JSON "
+              "file, a list of layer * KV heads + head in order");
+  options.Accept("compression-retention-dump", Kind::kValue,
+                 "lengths are known before a request runs: see `tangram inspect`");
+  options.Check([&options, &config, level] { return Finish(options, config, *level); });
+}
+
+}  // namespace tangram

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "base/options.h"
+#include "engine/engine.h"
+
+namespace tangram {
+
+// The options of KV cache compression, in the reference's spellings too. Parse fails where they do
+// not fit each other; config.compression is whole afterwards: a level that was not given is the
+// scorer's own, a ratio is in whole hundredths.
+void DeclareCompressionOptions(Options& options, EngineConfig& config);
+
+}  // namespace tangram

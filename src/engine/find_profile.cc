@@ -1,0 +1,113 @@
+#include "engine/find_profile.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+
+#include "base/log.h"
+
+namespace tangram {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool Exists(const std::string& path) {
+  std::error_code ignored;
+  return !path.empty() && fs::exists(path, ignored);
+}
+
+// A faulty file is the mistake of who named it, or left it beside the model: no restart mends it.
+Result<FoundProfile> LoadNamed(const std::string& path, std::string origin, const Model& model) {
+  auto profile = LoadProfile(path);
+  if (!profile) {
+    return MakeError(ErrorKind::kInvalidArgument, std::move(profile.error().message),
+                     "compression_profile");
+  }
+  TANGRAM_RETURN_IF_ERROR(CheckProfile(*profile, model, path));
+  if (!profile->imported_from.empty()) origin += ", imported from " + profile->imported_from;
+  return FoundProfile{std::move(*profile), path, std::move(origin)};
+}
+
+bool Serves(const Profile& profile, const CompressionConfig& config) {
+  const auto it = profile.scorers.find(config.scorer);
+  return it != profile.scorers.end() && it->second.demand.ratios.front() <= config.ratio;
+}
+
+std::optional<FoundProfile> LoadCached(const std::string& path, const Model& model,
+                                       const CompressionConfig& config) {
+  if (!Exists(path)) return std::nullopt;
+  auto found = LoadNamed(path, "kept by an earlier start", model);
+  if (found && Serves(found->profile, config)) return std::move(*found);
+  LogWarning("{}; it is made anew",
+             found ? fmt::format("{} does not know the scorer {} at ratio {:.2f}", path,
+                                 ScorerName(config.scorer), config.ratio)
+                   : found.error().message);
+  return std::nullopt;
+}
+
+// A profile that cannot be kept serves this once.
+std::string Keep(const Profile& profile, const std::string& path) {
+  std::error_code error;
+  if (path.empty()) {
+    LogWarning("The profile is not kept: neither XDG_CACHE_HOME nor HOME is set");
+    return "not kept";
+  }
+  fs::create_directories(fs::path(path).parent_path(), error);
+  const Status saved = error ? MakeError(ErrorKind::kLoad, path + ": " + error.message())
+                             : SaveProfile(profile, path);
+  if (saved) {
+    LogInfo("The profile is kept in {}: later starts find it there", path);
+    return path;
+  }
+  LogWarning("The profile is not kept, and the next start calibrates again: {}",
+             saved.error().message);
+  return "not kept";
+}
+
+}  // namespace
+
+std::string ProfilePathBeside(const std::string& model_path) {
+  fs::path model(model_path);
+  if (!model.has_filename()) model = model.parent_path();  // a folder with a slash behind it
+  return model.string() + ".profile.safetensors";
+}
+
+std::string ProfilePathInCache(uint64_t model_fingerprint) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path folder;
+  if (cache != nullptr && *cache != '\0') {
+    folder = cache;
+  } else if (home != nullptr && *home != '\0') {
+    folder = fs::path(home) / ".cache";
+  } else {
+    return {};
+  }
+  return folder / "tangram" / fmt::format("{:016x}.profile.safetensors", model_fingerprint);
+}
+
+Result<FoundProfile> FindProfile(const EngineConfig& config, Model& model, ops::Backend& backend,
+                                 const ProfileMaker& maker) {
+  if (!config.compression_profile.empty()) {
+    return LoadNamed(config.compression_profile, "named by --compression-profile", model);
+  }
+  const std::string beside = ProfilePathBeside(config.model_path);
+  if (Exists(beside)) return LoadNamed(beside, "beside the model", model);
+  const std::string cached = ProfilePathInCache(model.fingerprint());
+  if (auto found = LoadCached(cached, model, config.compression)) return std::move(*found);
+  if (!maker) {
+    return MakeError(
+        ErrorKind::kInvalidArgument,
+        fmt::format("compression needs a profile of the model, and there is none at {}; make it "
+                    "with 'tangram calibrate {}', or name one with --compression-profile",
+                    beside, config.model_path),
+        "compression_profile");
+  }
+  LogInfo("There is no profile of this model at {}{}: it is made now, once", beside,
+          cached.empty() ? "" : " or " + cached);
+  TANGRAM_ASSIGN_OR_RETURN(Profile made, maker(model, backend));
+  std::string kept = Keep(made, cached);
+  return FoundProfile{std::move(made), std::move(kept), "calibrated at this start"};
+}
+
+}  // namespace tangram

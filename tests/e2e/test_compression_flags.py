@@ -1,0 +1,168 @@
+"""Compression as the command line has it: what is refused, what is accepted, where the profile comes from."""
+
+import json
+import zipfile
+
+import pytest
+
+from server_process import MODEL, ROOT, ServerProcess
+from test_command_line import run
+from tiny_model import write_tiny_model
+
+PROFILE = str(ROOT / "profiles/SmolLM2-135M-Instruct.profile.safetensors")
+ON = ["--port", "0", "--compression-profile", PROFILE, "--compression-ratio"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--enable-compression"], "--compression-ratio 0.3"),
+    (["--no-enable-compression", *ON, "0.3"], "contradict"),
+    ([*ON, "0"], "(0, 1]"),
+    ([*ON, "1.5"], "(0, 1]"),
+    ([*ON, "nan"], "not a number"),
+    ([*ON, "0.05"], "below 0.10"),
+    ([*ON, "0.3", "--compression-chunk-size", "250"], "multiple of the page"),
+    ([*ON, "0.3", "--compression-window-size", "256"], "below the chunk"),
+    ([*ON, "0.3", "--compression-floor-min", "512"], "--compression-floor-min"),
+    ([*ON, "0.3", "--compression-level", "sideways"], "none of uniform"),
+    ([*ON, "0.3", "--compression-scorer", "h2o"], "none of gate"),
+    ([*ON, "0.3", "--page-group-size", "7"], "does not divide"),
+    ([*ON, "0.3", "--head-group-cluster-map", "/nowhere"], "/nowhere"),
+    (["--compression-ratio", "0.3", "--compression-profile", "/nowhere"], "/nowhere"),
+    (["--compression-ratio", "0.3", "--compression-profile", MODEL], "header"),
+])
+def test_bad_input_is_one_message_and_exit_code_2(flags, words):
+    done = run("serve", MODEL, *flags)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_profile_of_another_model_is_refused(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    done = run("serve", model, "--load-format", "dummy", *ON, "0.3")
+    assert done.returncode == 2, done.stderr
+    assert "another model" in done.stderr and "30 layers of 3 KV heads" in done.stderr
+
+
+def test_the_references_spellings_are_accepted(tmp_path):
+    """One line for what means nothing; then the missing profile ends it."""
+    done = run("serve", MODEL, *ON[2:], "0.3", "--enable_compression", "--compression-level",
+               "crosslayer_head", "--compression-retention-dump", "x", "--multi-turn",
+               "--head-group-cluster-map", "identity", "--page-group-size", "3",
+               "--compression-chunk-size", "512", "--compression-profile", "/nowhere")
+    assert done.returncode == 2, done.stderr
+    warnings = [line for line in done.stdout.splitlines() if "WARNING" in line]
+    assert len(warnings) == 3, done.stdout
+    for words in ("each head its own", "--compression-retention-dump has no effect",
+                  "--multi-turn has no effect"):
+        assert any(words in line for line in warnings), words
+
+
+def test_start_up_prints_the_resolved_set_and_the_capacity():
+    with ServerProcess(*ON[2:], "0.3", "--compression-scorer", "keydiff", "--compression-chunk-size", "512",
+                       "--kv-cache-memory-bytes", "800M", "--compression-floor-min", "256") as server:
+        text = server.text()
+    assert ("KV cache compression: ratio 0.30, scorer keydiff, level cross-layer, chunk 512, window 32, "
+            "sinks 4, floor 256, 30 groups of 3 heads") in text
+    assert f"Compression profile: {PROFILE}, named by --compression-profile" in text
+    assert "KV cache capacity at ratio 1.00: " in text
+    assert "KV cache capacity at ratio 0.30: " in text
+    assert "the floor of 256 tokens a row hides the ratio 0.30" in text
+
+
+def serve_tiny(model):
+    return ServerProcess("--load-format", "dummy", "--compression-ratio", "0.5", model=str(model))
+
+
+def test_a_profile_is_made_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = write_tiny_model(tmp_path / "tiny")
+    with serve_tiny(model) as server:
+        text = server.text()
+    assert "There is no profile of this model at" in text
+    assert "calibrating: 100%" in text
+    assert "later starts find it there" in text
+    kept = list((tmp_path / "cache/tangram").iterdir())
+    assert len(kept) == 1 and kept[0].name.endswith(".profile.safetensors")
+    with serve_tiny(model) as server:
+        assert f"Compression profile: {kept[0]}, kept by an earlier start" in server.text()
+        assert "calibrating" not in server.text()
+    kept[0].rename(tmp_path / "tiny.profile.safetensors")
+    with serve_tiny(model) as server:
+        assert "beside the model" in server.text()
+
+
+def npy(descr, shape, data):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    header = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+def write_npz(path, layers=2, heads=2, compression=zipfile.ZIP_STORED):
+    """A profile in the published form: two samples, at ratio 0.3."""
+    import struct
+    meta = json.dumps({"scorer": "keydiff", "level": "non_uniform", "model_name": "some/model",
+                       "ctx_len_min": 20000}).encode()
+    ratios = [0.05 + 0.4 * (i % 3 == 0) for i in range(2 * layers * heads)]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("meta.npy", npy("|u1", f"({len(meta)},)", meta))
+        archive.writestr("raw_ratio.npy", npy("<f8", f"(1, 2, {layers}, {heads})",
+                                              struct.pack(f"<{len(ratios)}d", *ratios)))
+        archive.writestr("base_ratios.npy", npy("<f4", "(1,)", struct.pack("<f", 0.3)))
+    return path
+
+
+def test_a_published_profile_is_imported_and_served(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    npz = write_npz(tmp_path / "profile.npz", compression=zipfile.ZIP_DEFLATED)
+    done = run("calibrate", model, "--import", npz)
+    assert done.returncode == 0, done.stderr
+    assert "imported from a published profile of some/model" in done.stdout
+    for profile in (tmp_path / "tiny.profile.safetensors", npz):
+        with ServerProcess("--load-format", "dummy", "--compression-ratio", "0.3", "--compression-scorer",
+                           "keydiff", "--compression-profile", str(profile), model=str(model)) as server:
+            assert "imported from a published profile of some/model" in server.text()
+    other = write_npz(tmp_path / "other.npz", layers=3)
+    done = run("calibrate", model, "--import", other)
+    assert done.returncode == 2
+    assert "3 layers of 2 KV heads" in done.stderr
+
+
+def test_hostile_profiles_are_refused(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    whole = write_npz(tmp_path / "whole.npz").read_bytes()
+    broken = tmp_path / "broken.npz"
+    for data in (whole[:200], whole[:-10], whole.replace(b"<f8", b"|O8"), b"PK\x03\x04" + bytes(100)):
+        broken.write_bytes(data)
+        done = run("calibrate", model, "--import", broken)
+        assert done.returncode in (3, 5), done.stderr
+        assert str(broken) in done.stderr and done.stderr.count("\n") == 1
+        done = run("serve", model, "--load-format", "dummy", *ON[:2], "--compression-ratio", "0.3",
+                   "--compression-profile", broken)
+        assert done.returncode == 2, done.stderr
+
+
+def test_inspect_prints_and_draws(tmp_path):
+    done = run("inspect", MODEL, "--compression-profile", PROFILE, "--contexts", "1024,8192", "--svg", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("30 layers of 3 KV heads", "What each head wants to keep", "Groups (rows)",
+                  "One sequence, in tokens", "Waste, in tokens", "MiB of pages by context"):
+        assert words in done.stdout
+    for name in ("retention.svg", "groups.svg", "memory.svg"):
+        text = (tmp_path / name).read_text()
+        assert text.startswith("<svg") and text.endswith("</svg>\n")
+
+
+def test_inspect_needs_no_weights_and_takes_a_profile_alone(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    npz = write_npz(tmp_path / "profile.npz")
+    done = run("inspect", model, "--compression-profile", npz)
+    assert done.returncode == 0, done.stderr
+    assert "scorer keydiff" in done.stdout and "MiB of pages" in done.stdout
+    done = run("inspect", npz)
+    assert done.returncode == 0, done.stderr
+    assert "Thousands of pages" in done.stdout
+    done = run("inspect", model)
+    assert done.returncode == 2 and "tangram calibrate" in done.stderr
+    done = run("inspect", npz, "--compression-ratio", "0.1")
+    assert done.returncode == 2 and "the profile knows" in done.stderr
