@@ -88,7 +88,10 @@ def npz(compression):
 def main():
     stored, deflated = npz(zipfile.ZIP_STORED), npz(zipfile.ZIP_DEFLATED)
     small = safetensors({"a": ("BF16", [2, 3], bytes(12)), "b": ("I64", [], bytes(8))}, {"format": "pt"})
-    for path, data in {"gguf/llama": gguf(), "safetensors/small": small, "safetensors/profile": profile(),
+    array = npy("<f8", "(2, 1)", struct.pack("<2d", 0.5, 1.5))
+    published = json.dumps({"scorer": "tova", "level": "non_uniform_per_layer", "ctx_len_min": 9}).encode() + bytes(
+        [0, 1, 2, 2, 1]) + floats(0.4) + struct.pack("<4d", 0.1, 0.5, 0.3, 0.3)
+    for path, data in {"npz/array": array, "profile/published": published, "gguf/llama": gguf(), "safetensors/small": small, "safetensors/profile": profile(),
                        "npz/stored": stored, "npz/deflated": deflated, "profile/safetensors": profile(),
                        "profile/npz_stored": stored, "profile/npz_deflated": deflated}.items():
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,8 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner) {
   info.capacity_tokens = info.num_pages / info.num_rows * info.page_size;
   info.kv_cache_dtype = DTypeName(layout.dtype);
   info.compression = config.compression;
+  info.scorer = ScorerName(config.compression.scorer);
+  info.level = LevelName(config.compression.level);
   info.profile = runner.profile();
   info.peak_pages_full = runner.tables().front().PeakPages(0, info.max_model_len, info.page_size);
   info.peak_pages = info.peak_pages_full;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -44,11 +46,29 @@ struct EngineConfig {
   int max_queued_requests = 1024;  // waiting, beyond those running
 };
 
+// How long something took: counts[i] times at most kBounds[i] seconds and more than the bound
+// before, the last ones more than all bounds.
+struct TimeHistogram {
+  static constexpr std::array<double, 10> kBounds = {1e-5, 1e-4, 1e-3, 3e-3, 0.01,
+                                                     0.03, 0.1,  0.3,  1,    3};
+  std::array<uint64_t, kBounds.size() + 1> counts{};
+  double sum = 0;
+
+  void Add(double seconds) {
+    const auto bound = std::lower_bound(kBounds.begin(), kBounds.end(), seconds);
+    ++counts[static_cast<size_t>(bound - kBounds.begin())];
+    sum += seconds;
+  }
+};
+
 // A snapshot for metrics and logs; totals since the start.
 struct EngineStats {
   int num_running = 0, num_waiting = 0;
-  int64_t pages_total = 0, pages_held = 0, pages_cached = 0;
-  int64_t logical_tokens = 0, resident_tokens = 0;
+  int64_t pages_total = 0, pages_held = 0, pages_cached = 0, pages_reserved = 0;
+  int64_t logical_tokens = 0, resident_tokens = 0, longest_tokens = 0;
+  uint64_t compression_runs = 0, pages_reclaimed = 0;
+  uint64_t blocked_by_pages = 0, blocked_by_slots = 0, blocked_by_tokens = 0;
+  TimeHistogram compression_seconds;  // of a step; none without compression
   uint64_t prompt_tokens = 0, generation_tokens = 0;
   uint64_t num_preemptions = 0, prefix_cache_queries = 0, prefix_cache_hits = 0;
   uint64_t num_steps = 0;
@@ -66,6 +86,7 @@ struct EngineInfo {
   int64_t capacity_tokens = 0;  // num_pages * page_size / num_rows
   std::string kv_cache_dtype;
   CompressionConfig compression;  // as resolved
+  std::string scorer, level;      // their names
   std::string profile;            // its path and origin; empty without compression
   int64_t peak_pages_full = 0,
           peak_pages = 0;  // of one request of max_model_len, at ratio 1 and at the default's

@@ -176,6 +176,9 @@ void EngineLoop::Step() {
   const auto scheduled = Clock::now();
   const TensorView logits = runner_->Run(output, scheduler_);
   const auto ran = Clock::now();
+  if (info_.compression.enabled()) {
+    totals_.compression_seconds.Add(runner_->TakeCompressionSeconds());
+  }
   SampleAndTell(output, logits);
   totals_.schedule_seconds += SecondsBetween(begin, scheduled);
   totals_.forward_seconds += SecondsBetween(scheduled, ran);
@@ -286,8 +289,15 @@ void EngineLoop::PublishStats() {
   stats.pages_total = s.pages_total;
   stats.pages_held = s.pages_held;
   stats.pages_cached = s.pages_cached;
+  stats.pages_reserved = s.pages_reserved;
   stats.logical_tokens = s.logical_tokens;
   stats.resident_tokens = s.resident_tokens;
+  stats.longest_tokens = s.longest_tokens;
+  stats.compression_runs = s.compression_runs;
+  stats.pages_reclaimed = s.pages_reclaimed;
+  stats.blocked_by_pages = s.blocked.pages;
+  stats.blocked_by_slots = s.blocked.slots;
+  stats.blocked_by_tokens = s.blocked.tokens;
   stats.num_preemptions = s.num_preemptions;
   stats.prefix_cache_queries = s.prefix_cache_queries;
   stats.prefix_cache_hits = s.prefix_cache_hits;

@@ -81,6 +81,7 @@ Status ModelRunner::AllocateCache(const EngineConfig& config) {
                                       {.max_tokens = config.max_num_batched_tokens,
                                        .max_seqs = config.max_num_seqs,
                                        .num_q_heads = model_->config().num_attention_heads}));
+  timed_.emplace(*compressor_);
   return {};
 }
 
@@ -111,11 +112,11 @@ void ModelRunner::RunRepeatPasses(const SchedulerOutput& output, const Scheduler
 
 TensorView ModelRunner::Run(const SchedulerOutput& output, const Scheduler& scheduler) {
   CopyPages(output);
-  if (repeat_pass_) RunRepeatPasses(output, scheduler);
+  if (repeat_pass_) timed_->Timed([&] { RunRepeatPasses(output, scheduler); });
   batch_->Build(output, scheduler);
   ForwardInput input = batch_->Input(scheduler.page_table());
   input.kv = kv_.get();
-  input.hook = compressor_ ? &*compressor_ : nullptr;
+  input.hook = timed_ ? &*timed_ : nullptr;
   TensorView logits = model_->Forward(input);
   backend_->Synchronize();
   return logits;

@@ -7,6 +7,7 @@
 #include "engine/compression_plan.h"
 #include "engine/engine.h"
 #include "engine/repeat_pass.h"
+#include "engine/timed_hook.h"
 #include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
 #include "model/model.h"
@@ -23,6 +24,9 @@ class ModelRunner {
 
   // Runs the step. Logits [rows, V] f32 of its `logit_rows`, overwritten by the next call.
   TensorView Run(const SchedulerOutput& output, const Scheduler& scheduler);
+
+  // Seconds of the last Run that went into scoring and compressing.
+  double TakeCompressionSeconds() { return timed_ ? timed_->TakeSeconds() : 0; }
 
   const ModelConfig& model_config() const { return model_->config(); }
   const KvStorage& kv() const { return *kv_; }
@@ -45,6 +49,7 @@ class ModelRunner {
   int max_model_len_ = 0;
   std::optional<CompressionPlan> plan_;
   std::optional<Compressor> compressor_;
+  std::optional<TimedHook> timed_;  // the compressor
   std::optional<RepeatPass> repeat_pass_;
   std::optional<StepBatch> batch_;
   std::vector<int32_t> copy_from_, copy_to_;

@@ -58,19 +58,6 @@ void AddCacheConfig(const EngineInfo& info, FamilyList* list) {
       .metric.push_back(Sample(MetricType::Gauge, 1, labels));
 }
 
-void AddPages(const EngineStats& stats, FamilyList* list) {
-  MetricFamily& pages =
-      list->Add(MetricType::Gauge, "tangram:kv_pages",
-                "Pages of the pool: held by requests, by the prefix cache, free.");
-  const int64_t free = stats.pages_total - stats.pages_held - stats.pages_cached;
-  for (const auto& [state, count] : std::vector<std::pair<std::string, int64_t>>{
-           {"used", stats.pages_held}, {"cached", stats.pages_cached}, {"free", free}}) {
-    Labels labels = list->labels;
-    labels.push_back({"state", state});
-    pages.metric.push_back(Sample(MetricType::Gauge, static_cast<double>(count), labels));
-  }
-}
-
 }  // namespace
 
 std::vector<MetricFamily> EngineMetrics(const EngineStats& stats, const EngineInfo& info,
@@ -100,11 +87,6 @@ std::vector<MetricFamily> EngineMetrics(const EngineStats& stats, const EngineIn
           stats.prefix_cache_queries);
   counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
           stats.prefix_cache_hits);
-  AddPages(stats, &list);
-  list.Gauge("tangram:kv_logical_tokens", "Tokens that running requests have processed.",
-             static_cast<double>(stats.logical_tokens));
-  list.Gauge("tangram:kv_resident_tokens", "Of those, what the KV cache holds (mean over rows).",
-             static_cast<double>(stats.resident_tokens));
   counter("tangram:engine_steps_total", "Forward steps.", stats.num_steps);
   list.Counter("tangram:engine_schedule_seconds_total", "Time spent on scheduling.",
                stats.schedule_seconds);

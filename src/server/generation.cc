@@ -155,6 +155,8 @@ void Generation::Finish(FinishReason reason, Choice* choice) {
   RequestRecord& record = choice->record;
   record.reason = reason;
   record.generation_tokens = choice->usage.completion_tokens;
+  const Usage& usage = choice->usage;
+  if (usage.logical_tokens > 0) record.retention = usage.resident_tokens / usage.logical_tokens;
   record.e2e = Seconds(Clock::now() - received_);
   metrics_->OnFinished(record);
 }

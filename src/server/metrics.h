@@ -22,10 +22,11 @@ namespace tangram {
 struct RequestRecord {
   FinishReason reason = FinishReason::kStop;
   int prompt_tokens = 0, generation_tokens = 0, max_tokens = 0;
-  double e2e = 0;      // received to last token
-  double queue = 0;    // submitted to first scheduled
-  double prefill = 0;  // first scheduled to first token
-  double decode = 0;   // first token to last
+  double e2e = 0;        // received to last token
+  double queue = 0;      // submitted to first scheduled
+  double prefill = 0;    // first scheduled to first token
+  double decode = 0;     // first token to last
+  double retention = 0;  // resident over logical tokens at the end; 0: it never ran
 };
 
 // Prometheus metrics, under the names, labels and buckets of vLLM, so that its dashboards and

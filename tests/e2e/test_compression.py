@@ -68,5 +68,26 @@ def test_a_request_may_opt_out(talk):
     assert usage.kv["resident_tokens"] == usage.kv["logical_tokens"] > 300
 
 
+def test_metrics_tell_what_compression_did(talk, compressed):
+    before = compressed.metric("tangram:compression_runs_total", scorer="gate", level="cross-layer")
+    answers, usages = conversation(talk, cache_salt="metrics")
+    runs = compressed.metric("tangram:compression_runs_total") - before
+    # Boundaries behind the last turn's tokens; the two later turns go on from cached states.
+    assert runs == (usages[-1].kv["logical_tokens"] - 1) // CHUNK
+    assert compressed.metric("tangram:kv_pages_reclaimed_total") > 30 * runs
+    steps = compressed.metric("tangram:compression_seconds_count")
+    assert steps - compressed.metric("tangram:engine_steps_total") in (0, 1)  # read one after the other
+    assert 0 < compressed.metric("tangram:compression_seconds_sum") < compressed.metric(
+        "tangram:engine_forward_seconds_total")
+    ended = compressed.metric("tangram:retention_ratio_count")
+    assert ended >= 3
+    assert compressed.metric("tangram:retention_ratio_sum") < 0.6 * ended
+    config = next(name for name in compressed.metrics() if name.startswith("vllm:cache_config_info"))
+    total = int(config.split('num_pages="')[1].split('"')[0])
+    assert compressed.metric("tangram:kv_pages") == total
+    assert compressed.metric("tangram:admission_blocked_total", reason="pages") == 0
+    assert compressed.metric("tangram:row_length_imbalance") >= 1
+
+
 def test_all_pages_come_back(compressed):
     compressed.wait_until_empty()

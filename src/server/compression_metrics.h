@@ -1,0 +1,17 @@
+#pragma once
+
+#include <prometheus/metric_family.h>
+
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace tangram {
+
+// What the KV cache holds, and what compression does to it.
+std::vector<prometheus::MetricFamily> CompressionMetrics(const EngineStats& stats,
+                                                         const EngineInfo& info,
+                                                         const std::string& model_name);
+
+}  // namespace tangram
