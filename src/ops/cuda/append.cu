@@ -8,7 +8,6 @@
 namespace tangram::ops::cuda {
 namespace {
 
-constexpr int kMaxThreads = 1024;
 constexpr int kPerLane = 8;  // 16 bytes of bf16
 
 __device__ void Store8(__nv_bfloat16* out, const float (&x)[kPerLane]) {
@@ -76,8 +75,8 @@ struct HeadLanes {
 // One block a token: the angles are worked out once for all heads. A lane has its eight dimensions
 // of kHeads heads, `head_step` apart. All loads come first, the chains that end in page ids too:
 // latency is what there is to hide.
-template <class Kv, int kDim, int kHeads>
-__global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1)
+template <class Kv, int kDim, int kHeads, int kThreads>
+__global__ void __launch_bounds__(kThreads, 1152 / kThreads)
     AppendKernel(const __grid_constant__ CudaAppendParams p) {
   using Lanes = HeadLanes<kDim>;
   __shared__ alignas(16) float cosines[kDim / 2], sines[kDim / 2];
@@ -100,7 +99,8 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
       raw[i] = *reinterpret_cast<const uint4*>(qkv + head * kDim);
     }
   };
-  if (!p.early_start) load();
+  const bool early = kHeads == 1 && p.early_start;
+  if (!early) load();
   const int position = p.position[token];
   if (position < 0) return WaitForPriorKernels();  // that this launch is over must mean they are
 
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
     sines[i] = sine * p.rope_scale;
   }
   __syncthreads();
-  if (p.early_start) load();
+  if (early) load();
   float cosine[kPerLane], sine[kPerLane];
   Lanes::LoadAngles(cosine, sine, cosines, sines, first, p.rope_interleaved);
 #pragma unroll
@@ -170,24 +170,23 @@ __global__ void __launch_bounds__(kHeads == 1 ? kMaxThreads : kMaxThreads / 2, 1
   }
 }
 
-template <class Kv, int kDim, int kHeads>
-void Launch(const CudaAppendParams& params, cudaStream_t stream) {
-  const int heads = params.num_q_heads + 2 * params.num_kv_heads;
-  const int lanes = (heads + kHeads - 1) / kHeads * (kDim / kPerLane);
-  LaunchChained(AppendKernel<Kv, kDim, kHeads>, params.num_tokens, (lanes + 31) / 32 * 32, stream,
-                params);
-}
-
-// Few tokens: all heads at once, for latency. Many: small blocks, several a multiprocessor, hide
-// each other's waits, and all their loads at once are worth more than an early start.
+// Few tokens: all heads at once, for latency. Many: small blocks, several a multiprocessor (six of
+// 192 threads beat what the compiler chooses by itself), hide each other's waits; an early start
+// gains them nothing.
 template <class Kv, int kDim>
-void LaunchHeads(CudaAppendParams params, cudaStream_t stream) {
+void LaunchHeads(const CudaAppendParams& params, cudaStream_t stream) {
+  constexpr int kHeads = 4, kLanes = kDim / kPerLane;
   const int heads = params.num_q_heads + 2 * params.num_kv_heads;
-  if (params.num_tokens <= 2 * CurrentDevice().num_sms && heads * kDim / kPerLane <= kMaxThreads) {
-    Launch<Kv, kDim, 1>(params, stream);
+  const auto launch = [&](auto kernel, int threads) {
+    LaunchChained(kernel, params.num_tokens, (threads + 31) / 32 * 32, stream, params);
+  };
+  const int threads = (heads + kHeads - 1) / kHeads * kLanes;
+  if (params.num_tokens <= 2 * CurrentDevice().num_sms && heads * kLanes <= 1024) {
+    launch(AppendKernel<Kv, kDim, 1, 1024>, heads * kLanes);
+  } else if (threads <= 192) {
+    launch(AppendKernel<Kv, kDim, kHeads, 192>, threads);
   } else {
-    params.early_start = false;
-    Launch<Kv, kDim, 6>(params, stream);
+    launch(AppendKernel<Kv, kDim, kHeads, 1024>, threads);
   }
 }
 

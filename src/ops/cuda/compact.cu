@@ -112,6 +112,22 @@ __device__ void ListKept(const uint32_t* keys, int size, int keep, uint32_t thre
   }
 }
 
+// ListKept for at most kThreads candidates: each ranks itself among all.
+__device__ void ListKeptOfFew(const uint32_t* keys, int size, int keep, uint16_t* kept) {
+  const int own = threadIdx.x;
+  bool stays = false;
+  if (own < size) {
+    int better = 0;
+#pragma unroll 8
+    for (int i = 0; i < size; ++i)
+      better += keys[i] > keys[own] || (keys[i] == keys[own] && i > own);
+    stays = better < keep;
+  }
+  Pair total;
+  const int place = BlockExclusiveSum({stays, 0}, &total).a;
+  if (stays) kept[place] = own;
+}
+
 // Tokens on their way from where they were to where they stay: kVectors vectors of 16 bytes each,
 // keys then values.
 template <int kVectors>
@@ -217,8 +233,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   if (row.keep > 0) {
-    const uint32_t threshold = Threshold(keys, row.candidates, row.keep, bins);
-    ListKept(keys, row.candidates, row.keep, threshold, kept);
+    if (row.candidates <= kThreads) {
+      ListKeptOfFew(keys, row.candidates, row.keep, kept);
+    } else {
+      const uint32_t threshold = Threshold(keys, row.candidates, row.keep, bins);
+      ListKept(keys, row.candidates, row.keep, threshold, kept);
+    }
     __syncthreads();
     for (int i = threadIdx.x; i < row.keep; i += kThreads) {
       if (kept[i] != i) {

@@ -6,15 +6,15 @@ namespace tangram::ops::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kMaxDim = 256;
 constexpr int kInFlight = 5;  // partials of a warp on their way at a time
 
 // One block a query head of a split entry; each warp takes every eighth partial, a lane four
 // dimensions (and those 128 further on). Latency is all there is to it: two loads one after the
 // other, the split and its partials, all of them at once.
-__global__ void __launch_bounds__(kWarps * 32)
+template <int kVectors>
+__global__ void __launch_bounds__(kWarps * 32, 4)
     DecodeCombineKernel(DecodeAttentionParams p, int slot_step) {
-  __shared__ float shared_out[kWarps][kMaxDim];
+  __shared__ float shared_out[kWarps][kVectors * 128];
   __shared__ float2 shared_max_sum[kWarps];
   // In this order: what the next kernel reads ahead would delay this one's few loads.
   WaitForPriorKernels();
@@ -29,10 +29,10 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (int index = blockIdx.x / group; index < num_splits; index += blocks_per_head) {
     if (index >= blocks_per_head) split = p.plan.splits[index];
     float maximum = -INFINITY, sum = 0;
-    float4 out[kMaxDim / 128] = {};
+    float4 out[kVectors] = {};
     for (int first = warp; first < split.num_slots; first += kWarps * kInFlight) {
       float2 max_sum[kInFlight];
-      float4 value[kInFlight][kMaxDim / 128] = {};
+      float4 value[kInFlight][kVectors];
 #pragma unroll
       for (int j = 0; j < kInFlight; ++j) {
         const int i = first + j * kWarps;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kWarps * 32)
         const int64_t row = slot * group + head;
         max_sum[j] = p.partial_max_sum[row];
 #pragma unroll
-        for (int k = 0; k < kMaxDim / 128; ++k) {
+        for (int k = 0; k < kVectors; ++k) {
           const int d = k * 128 + 4 * lane;
           if (d >= dim) break;
           value[j][k] = *reinterpret_cast<const float4*>(p.partial_out + row * dim + d);
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kWarps * 32)
         maximum = new_maximum;
         sum = sum * rescale + weight * max_sum[j].y;
 #pragma unroll
-        for (int k = 0; k < kMaxDim / 128; ++k) {
+        for (int k = 0; k < kVectors; ++k) {
           out[k].x = out[k].x * rescale + weight * value[j][k].x;
           out[k].y = out[k].y * rescale + weight * value[j][k].y;
           out[k].z = out[k].z * rescale + weight * value[j][k].z;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       }
     }
 #pragma unroll
-    for (int k = 0; k < kMaxDim / 128; ++k) {
+    for (int k = 0; k < kVectors; ++k) {
       *reinterpret_cast<float4*>(&shared_out[warp][k * 128 + 4 * lane]) = out[k];
     }
     if (lane == 0) shared_max_sum[warp] = {maximum, sum};
@@ -94,8 +94,10 @@ void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream) 
   const int group = params.num_q_heads / params.num_kv_heads;
   const int slot_step = params.plan.mode == SplitMode::kEqualRanges ? 2 : 1;
   // Launched while the last blocks of the attention still run; waits for them on the device.
-  LaunchChained(DecodeCombineKernel, params.plan.num_ranges * group, kWarps * 32, stream, params,
-                slot_step);
+  const auto launch = [&](auto kernel) {
+    LaunchChained(kernel, params.plan.num_ranges * group, kWarps * 32, stream, params, slot_step);
+  };
+  params.kv.head_dim <= 128 ? launch(DecodeCombineKernel<1>) : launch(DecodeCombineKernel<2>);
 }
 
 }  // namespace tangram::ops::cuda

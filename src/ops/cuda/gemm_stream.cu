@@ -74,9 +74,13 @@ bool LaunchTile(const StreamLaunch* l, int m) {
   }
 }
 
+// As StreamConfigId numbers them.
 constexpr StreamConfig kConfigs[] = {
     {"64x128", LaunchTile<StreamTile<64, 128, 4, 1, 96>>},
     {"32x256", LaunchTile<StreamTile<32, 256, 2, 2, 108>>},
+    {"32x256 whole", LaunchTile<StreamTile<32, 256, 2, 2, 108, true>>},
+    {"16x512", LaunchTile<StreamTile<16, 512, 1, 4, 108>>},
+    {"16x512 whole", LaunchTile<StreamTile<16, 512, 1, 4, 108, true>>},
 };
 
 }  // namespace

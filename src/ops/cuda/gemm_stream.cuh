@@ -14,15 +14,18 @@
 namespace tangram::ops::cuda {
 
 // Rows of a weight tile, K elements of a unit, warps over rows and over K, shared memory in KiB
-// for the stages. Two blocks of consecutive kernels fit on a multiprocessor, so that the
-// next kernel's first weights arrive while this one finishes.
-template <int kRows_, int kDepth_, int kRowWarps_, int kDepthWarps_, int kSharedKib_>
+// for the stages; whether blocks take whole tiles only, which spares them adding up shared ones
+// (about 1 us) where the tiles go round evenly. Two blocks of consecutive kernels fit on a
+// multiprocessor, so that the next kernel's first weights arrive while this one finishes.
+template <int kRows_, int kDepth_, int kRowWarps_, int kDepthWarps_, int kSharedKib_,
+          bool kWhole_ = false>
 struct StreamTile {
   static constexpr int kRows = kRows_;
   static constexpr int kDepth = kDepth_;
   static constexpr int kRowWarps = kRowWarps_;
   static constexpr int kDepthWarps = kDepthWarps_;
   static constexpr int kSharedKib = kSharedKib_;
+  static constexpr bool kWhole = kWhole_;
   static constexpr int kConsumers = 32 * kRowWarps * kDepthWarps;
   static constexpr int kThreads = kConsumers + 32;
 };
@@ -53,6 +56,13 @@ struct StreamArgs {
 // 2^32.
 __device__ __forceinline__ int StreamBegin(uint32_t units, uint32_t block, uint32_t blocks) {
   return units * block / blocks;
+}
+
+// The same in whole tiles, if the kernel's blocks share none.
+template <class Tile>
+__device__ __forceinline__ int ShareBegin(const StreamArgs& args, uint32_t block) {
+  if (!Tile::kWhole) return StreamBegin(args.units, block, gridDim.x);
+  return StreamBegin(args.units / args.units_per_tile, block, gridDim.x) * args.units_per_tile;
 }
 
 // The block whose share holds `unit`: the last one that begins at it or before.
@@ -333,8 +343,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   uint8_t* stages = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(shared_raw) + 1023) &
                                                ~uintptr_t{1023});
   const int warp = threadIdx.x / 32;
-  const int begin = StreamBegin(args.units, blockIdx.x, gridDim.x);
-  const int end = StreamBegin(args.units, blockIdx.x + 1, gridDim.x);
+  const int begin = ShareBegin<Tile>(args, blockIdx.x);
+  const int end = ShareBegin<Tile>(args, blockIdx.x + 1);
   const bool producer = threadIdx.x == Tile::kConsumers;
   const auto produce = [&](bool prime) {
     StreamProduce<Tile, kTokens>(&weight_map, &x_map, args, stages, full, empty, begin, end, prime);
@@ -365,7 +375,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   uint32_t phase = 0;
   for (int unit = begin; unit < end; ++unit) {
     const int tile = unit / args.units_per_tile;
-    if (unit == ends.merge && consumer.depth_warp == 0) {
+    if (!Tile::kWhole && unit == ends.merge && consumer.depth_warp == 0) {
       MergeOthers(consumer, args, tile, ends.others);
     }
     ptx::BarrierWait(full + s, phase);
@@ -376,7 +386,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if ((unit + 1) % args.units_per_tile != 0 && unit + 1 < end) continue;
     consumer.ReduceDepth(scratch);
     if (consumer.depth_warp == 0) {
-      FinishSegment(consumer, args, tile, segment % args.units_per_tile == 0);
+      FinishSegment(consumer, args, tile, Tile::kWhole || segment % args.units_per_tile == 0);
     }
     consumer.Clear();
     segment = unit + 1;

@@ -33,4 +33,10 @@ struct StreamConfig {
 };
 std::span<const StreamConfig> StreamConfigs();
 
+// Weight rows by K elements of a unit; "whole": no tile is shared by several blocks.
+// The first takes any number of tokens, the others read longer pieces of fewer rows.
+enum StreamConfigId { k64x128, k32x256, k32x256Whole, k16x512, k16x512Whole };
+// The fastest for `m` rows of x and `n` of the weight, on the current device.
+StreamConfigId ChooseStreamConfig(int m, int n);
+
 }  // namespace tangram::ops::cuda

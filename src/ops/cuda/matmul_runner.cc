@@ -1,6 +1,7 @@
 #include "ops/cuda/matmul_runner.h"
 
 #include "ops/cuda/device.h"
+#include "ops/cuda/gemm_stream.h"
 
 namespace tangram::ops::cuda {
 namespace {
@@ -8,7 +9,8 @@ namespace {
 // Where the streaming kernel is faster than cuBLASLt (docs/measurements.md).
 bool Streams(const MatMulArgs& args) {
   const bool large = args.k >= 8192 || static_cast<int64_t>(args.n) * args.k >= int64_t{32} << 20;
-  return args.m <= 16 || (args.m <= 32 && large);
+  return args.m <= 16 ||
+         (args.m <= 32 && (large || ChooseStreamConfig(args.m, args.n) == k32x256Whole));
 }
 
 }  // namespace

@@ -15,8 +15,7 @@ namespace {
 
 constexpr float kLog2E = 1.44269504088896f;
 constexpr int kSpanKeys = 1024;  // that a block takes with one query head's matrix
-constexpr int kTileTokens = 16;  // of queries
-constexpr int kEdge = 8;         // a thread sums 8x8 products
+constexpr int kTileTokens = 32;  // of queries
 
 struct Layout {
   float2* angles;        // [sequences][C][d/2] (cosine, sine) over the scale, to rotate back
@@ -61,16 +60,98 @@ __device__ float2 MeanRotation(const ExpectedAttentionParams& p, int pair, int f
           static_cast<float>(p.rope_scale * length * sine)};
 }
 
+// Products of queries, summed over tokens: of 16 dimensions with some others, by warp. A query is
+// the sum of two bf16, 16 bits of what it differs from the first one.
+template <int kDim>
+struct Products {
+  static constexpr int kStride = kDim + 8;  // of a token in shared memory
+  static constexpr int kRowTiles = kDim / 16, kGroups = kScoreWarps / kRowTiles;
+  static constexpr int kColumnTiles = kDim / 8 / kGroups;
+  float sums[kColumnTiles][4] = {};
+
+  __device__ int row() const { return threadIdx.x / 32 % kRowTiles * 16; }
+  __device__ int column(int tile) const {
+    return (threadIdx.x / 32 / kRowTiles * kColumnTiles + tile) * 8;
+  }
+
+  // Adds 16 tokens, [token][dimension] in a high and a low part.
+  __device__ void Add(const __nv_bfloat16* high, const __nv_bfloat16* low) {
+    const int lane = threadIdx.x % 32;
+    const int row_at = (lane % 8 + lane / 16 * 8) * kStride + lane / 8 % 2 * 8 + row();
+    uint32_t a[4], a_low[4];
+    ptx::LoadMatricesTransposed(a, ptx::SharedAddress(high + row_at));
+    ptx::LoadMatricesTransposed(a_low, ptx::SharedAddress(low + row_at));
+#pragma unroll
+    for (int tile = 0; tile < kColumnTiles; tile += 2) {
+      const int at = lane % 16 * kStride + lane / 16 * 8 + column(tile);
+      uint32_t b[4], b_low[4];
+      ptx::LoadMatricesTransposed(b, ptx::SharedAddress(high + at));
+      ptx::LoadMatricesTransposed(b_low, ptx::SharedAddress(low + at));
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        ptx::MmaBf16(sums[tile + i], a, b[2 * i], b[2 * i + 1]);
+        ptx::MmaBf16(sums[tile + i], a, b_low[2 * i], b_low[2 * i + 1]);
+        ptx::MmaBf16(sums[tile + i], a_low, b[2 * i], b[2 * i + 1]);
+      }
+    }
+  }
+};
+
+// A query's elements in two neighbouring pairs, with their angles.
+struct RawPairs {
+  uint2 q;
+  float4 angle;
+};
+
+// Reads the queries of one head of a chunk as they were before rotation.
+template <int kDim>
+struct QueryReader {
+  static constexpr int kPairs = kDim / 2;
+  const __nv_bfloat16* first;  // of the chunk
+  int64_t stride;              // from token to token
+  const float2* angles;        // [C][d/2]
+  bool interleaved;
+
+  __device__ RawPairs Load(int token, int two_pairs) const {
+    const __nv_bfloat16* q = first + token * stride;
+    RawPairs raw;
+    if (interleaved) {
+      raw.q = *reinterpret_cast<const uint2*>(q + 4 * two_pairs);
+    } else {
+      raw.q.x = *reinterpret_cast<const uint32_t*>(q + 2 * two_pairs);
+      raw.q.y = *reinterpret_cast<const uint32_t*>(q + 2 * two_pairs + kPairs);
+    }
+    raw.angle = *reinterpret_cast<const float4*>(angles + int64_t{token} * kPairs + 2 * two_pairs);
+    return raw;
+  }
+  // Where the four elements are: two by two beside each other.
+  __device__ int Place(int two_pairs, int half) const {
+    return interleaved ? 4 * two_pairs + 2 * half : 2 * two_pairs + half * kPairs;
+  }
+  __device__ void Unrotate(const RawPairs& raw, float (&x)[4]) const {
+    const float2 a = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.q.x));
+    const float2 b = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.q.y));
+    const float4 r = raw.angle;
+    const float2 one = interleaved ? a : make_float2(a.x, b.x);
+    const float2 two = interleaved ? b : make_float2(a.y, b.y);
+    const float2 u = {one.x * r.x + one.y * r.y, one.y * r.x - one.x * r.y};
+    const float2 v = {two.x * r.z + two.y * r.w, two.y * r.z - two.x * r.w};
+    x[0] = u.x, x[1] = interleaved ? u.y : v.x, x[2] = interleaved ? v.x : u.y, x[3] = v.y;
+  }
+};
+
 // Block (query head, layer, sequence): mean and covariance of the chunk's queries, rotated.
 template <int kDim>
-__global__ void __launch_bounds__(kScoreThreads)
+__global__ void __launch_bounds__(kScoreThreads, 2)
     StatisticsKernel(const __grid_constant__ KernelParams params) {
-  constexpr int kPairs = kDim / 2, kStride = kDim + 4, kBlocks = kDim / kEdge;
-  constexpr int kPerThread = kTileTokens * kPairs / kScoreThreads;
+  constexpr int kPairs = kDim / 2, kStride = kDim + 4, kTokenStride = Products<kDim>::kStride;
+  constexpr int kLanes = kPairs / 2, kGroups = kScoreThreads / kLanes;  // of tokens in flight
+  constexpr int kPerThread = kTileTokens / kGroups;
   extern __shared__ __align__(16) float shared[];
-  float* tile = shared;    // [kTileTokens][kStride]
+  __nv_bfloat16* high = reinterpret_cast<__nv_bfloat16*>(shared);  // [kTileTokens][kTokenStride]
+  __nv_bfloat16* low = high + kTileTokens * kTokenStride;
   float* matrix = shared;  // [kDim][kStride], once the tiles are done with
-  __shared__ float shift[kDim], mean[kDim];
+  __shared__ float shift[kDim], mean[kDim], group_sums[kGroups][kDim];
   __shared__ float2 rotation[kPairs];
   WaitForPriorKernels();
   LaunchDependents();
@@ -79,76 +160,76 @@ __global__ void __launch_bounds__(kScoreThreads)
   const int boundary = p.rows.batch.boundary[sequence], chunk = p.rows.tables.chunk;
   const int skip = boundary == 1 ? p.rows.sinks : 0, count = chunk - skip;
   const int64_t first_row =
-      (int64_t{p.rows.batch.slot[sequence]} * p.queries.num_layers + layer) * chunk;
-  const float2* angles = params.layout.angles + int64_t{sequence} * chunk * kPairs;
-  // A pair of a query as it was before rotation.
-  auto load_pair = [&](int token, int pair, int* first, int* second) {
-    *first = p.rope_interleaved ? 2 * pair : pair;
-    *second = p.rope_interleaved ? 2 * pair + 1 : pair + kPairs;
-    const __nv_bfloat16* q =
-        p.queries.data + ((first_row + token) * p.queries.num_q_heads + head) * kDim;
-    const float2 angle = angles[token * kPairs + pair];
-    const float x = __bfloat162float(q[*first]), y = __bfloat162float(q[*second]);
-    return make_float2(x * angle.x + y * angle.y, y * angle.x - x * angle.y);
-  };
+      (int64_t{p.rows.batch.slot[sequence]} * p.queries.num_layers + layer) * chunk + skip;
+  const int64_t stride = int64_t{p.queries.num_q_heads} * kDim;
+  const QueryReader<kDim> reader{p.queries.data + first_row * stride + head * kDim, stride,
+                                 params.layout.angles + (int64_t{sequence} * chunk + skip) * kPairs,
+                                 p.rope_interleaved};
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   for (int pair = threadIdx.x; pair < kPairs; pair += kScoreThreads) {
     rotation[pair] = MeanRotation(p, pair, boundary * chunk);
-    int first, second;
-    const float2 value = load_pair(skip, pair, &first, &second);
-    shift[first] = value.x, shift[second] = value.y;
   }
-  // The thread's part of the lower triangle, in squares.
-  int row_block = 0, column_block = threadIdx.x;
-  while (column_block > row_block) column_block -= ++row_block;
-  const bool active = row_block < kBlocks && p.use_covariance;
-  float products[kEdge][kEdge] = {};
-  float sum = 0;
+  float origin[4];  // the first query: sums are of what differs from it
+  reader.Unrotate(reader.Load(0, lane), origin);
+  if (group == 0) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) shift[reader.Place(lane, k / 2) + k % 2] = origin[k];
+  }
+  RawPairs next[kPerThread];
+  auto load = [&](int begin) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      next[i] = reader.Load(min(begin + i * kGroups + group, count - 1), lane);
+    }
+  };
+  Products<kDim> products;
+  float sums[4] = {};
+  load(0);
   for (int begin = 0; begin < count; begin += kTileTokens) {
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
-      const int j = i * kScoreThreads + threadIdx.x;
-      const int token = begin + j / kPairs;
-      int first, second;
-      const float2 value = load_pair(skip + min(token, count - 1), j % kPairs, &first, &second);
-      float* to = tile + j / kPairs * kStride;
-      to[first] = token < count ? value.x - shift[first] : 0;
-      to[second] = token < count ? value.y - shift[second] : 0;
+      const int token = i * kGroups + group;
+      float x[4];
+      reader.Unrotate(next[i], x);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        x[k] = begin + token < count ? x[k] - origin[k] : 0;
+        sums[k] += x[k];
+      }
+#pragma unroll
+      for (int k = 0; k < 4; k += 2) {
+        const __nv_bfloat162 rounded = __floats2bfloat162_rn(x[k], x[k + 1]);
+        const float2 back = __bfloat1622float2(rounded);
+        const int at = token * kTokenStride + reader.Place(lane, k / 2);
+        *reinterpret_cast<__nv_bfloat162*>(high + at) = rounded;
+        *reinterpret_cast<__nv_bfloat162*>(low + at) =
+            __floats2bfloat162_rn(x[k] - back.x, x[k + 1] - back.y);
+      }
     }
     __syncthreads();
-    if (threadIdx.x < kDim) {
+    load(begin + kTileTokens);
+    if (!p.use_covariance) continue;
 #pragma unroll
-      for (int t = 0; t < kTileTokens; ++t) sum += tile[t * kStride + threadIdx.x];
-    }
-    if (!active) continue;
-    for (int t = 0; t < kTileTokens; ++t) {
-      float a[kEdge], b[kEdge];
-#pragma unroll
-      for (int i = 0; i < kEdge; i += 4) {
-        *reinterpret_cast<float4*>(a + i) =
-            *reinterpret_cast<const float4*>(tile + t * kStride + row_block * kEdge + i);
-        *reinterpret_cast<float4*>(b + i) =
-            *reinterpret_cast<const float4*>(tile + t * kStride + column_block * kEdge + i);
-      }
-#pragma unroll
-      for (int i = 0; i < kEdge; ++i) {
-#pragma unroll
-        for (int j = 0; j < kEdge; ++j) products[i][j] += a[i] * b[j];
-      }
+    for (int t = 0; t < kTileTokens; t += 16) {
+      products.Add(high + t * kTokenStride, low + t * kTokenStride);
     }
   }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) group_sums[group][reader.Place(lane, k / 2) + k % 2] = sums[k];
+  __syncthreads();
+  float sum = 0;
+  for (int g = 0; g < kGroups && threadIdx.x < kDim; ++g) sum += group_sums[g][threadIdx.x];
   if (threadIdx.x < kDim) mean[threadIdx.x] = sum / count;
   __syncthreads();
-  if (row_block < kBlocks) {
 #pragma unroll
-    for (int i = 0; i < kEdge; ++i) {
+  for (int tile = 0; tile < Products<kDim>::kColumnTiles; ++tile) {
 #pragma unroll
-      for (int j = 0; j < kEdge; ++j) {
-        const int r = row_block * kEdge + i, c = column_block * kEdge + j;
-        const float value = active ? products[i][j] / count - mean[r] * mean[c] : 0;
-        matrix[r * kStride + c] = value;
-        matrix[c * kStride + r] = value;
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int r = products.row() + i / 2 * 8 + threadIdx.x % 32 / 4;
+      const int c = products.column(tile) + threadIdx.x % 4 * 2 + i % 2;
+      matrix[r * kStride + c] =
+          p.use_covariance ? products.sums[tile][i] / count - mean[r] * mean[c] : 0;
     }
   }
   __syncthreads();
@@ -195,7 +276,7 @@ struct LogitsShared {
 // Block (row, query head of the group, span): k'(Sigma k + mu) of 1024 keys. A warp has 16 keys of
 // a tile and half of the dimensions of Sigma k, with all of Sigma in shared memory.
 template <class Kv, int kDim>
-__global__ void __launch_bounds__(kScoreThreads)
+__global__ void __launch_bounds__(kScoreThreads, 2)
     LogitsKernel(const __grid_constant__ KernelParams params) {
   constexpr int kSteps = kDim / 16, kHalfTiles = kDim / 16;
   extern __shared__ __align__(16) uint8_t raw_shared[];
@@ -240,15 +321,15 @@ __global__ void __launch_bounds__(kScoreThreads)
 #pragma unroll
     for (int n = 0; n < kHalfTiles; ++n) {
       const int tile = half * kHalfTiles + n;
-      float c[4] = {};
+      float c[2][4] = {};  // chains of their own
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
+      for (int step = 0; step < kSteps; step += 2) {
 #pragma unroll
-        for (int step = 0; step < kSteps; step += 2) {
+        for (int part = 0; part < 2; ++part) {
           uint32_t b[4];
           LoadRightOperand(b, shared.sigma[part] + tile * 8 * kStride + step * 16, kStride);
-          ptx::MmaBf16(c, a[step], b[0], b[1]);
-          ptx::MmaBf16(c, a[step + 1], b[2], b[3]);
+          ptx::MmaBf16(c[part], a[step], b[0], b[1]);
+          ptx::MmaBf16(c[part], a[step + 1], b[2], b[3]);
         }
       }
       const float2 mu = *reinterpret_cast<const float2*>(shared.mu + tile * 8 + lane % 4 * 2);
@@ -258,7 +339,8 @@ __global__ void __launch_bounds__(kScoreThreads)
         const uint32_t raw = half == 0 ? a[n / 2][n % 2 * 2 + r]
                                        : a[(kHalfTiles + n) / 2][(kHalfTiles + n) % 2 * 2 + r];
         const float2 key = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw));
-        sum[r] += (c[2 * r] + mu.x) * key.x + (c[2 * r + 1] + mu.y) * key.y;
+        sum[r] += (c[0][2 * r] + c[1][2 * r] + mu.x) * key.x +
+                  (c[0][2 * r + 1] + c[1][2 * r + 1] + mu.y) * key.y;
       }
     }
 #pragma unroll
@@ -300,39 +382,44 @@ __global__ void __launch_bounds__(kScoreThreads)
   if (threadIdx.x == 0) params.layout.log_sums[index] = maximum + log2f(sum);
 }
 
-// Block (row, candidates): d/8 lanes a candidate.
+// Block (row, 128 candidates): d/8 lanes a candidate.
+constexpr int kBlockCandidates = 128;
+
 template <class Kv, int kDim>
 __global__ void __launch_bounds__(kScoreThreads)
     ScoreKernel(const __grid_constant__ KernelParams params) {
-  constexpr int kLanes = kDim / 8, kCandidates = kScoreThreads / kLanes;
+  constexpr int kLanes = kDim / 8, kGroups = kScoreThreads / kLanes;
   WaitForPriorKernels();
   LaunchDependents();
   const ExpectedAttentionParams& p = params.p;
   const CompressRow row = LoadCompressRow(p.rows, blockIdx.x);
-  const int candidate = blockIdx.y * kCandidates + threadIdx.x / kLanes;
-  const int lane = threadIdx.x % kLanes;
   if (row.keep >= row.candidates) return;
-  const int index = row.first + min(candidate, row.candidates - 1);
-  const int64_t page = row.VirtualPage(index);
-  float value[8], squares = 0;
-  Load8(static_cast<const Kv*>(p.rows.kv.pool) +
-            ((page * 2 + 1) * kPageTokens + index % kPageTokens) * kDim + lane * 8,
-        value);
+  const int g = Group(p), lane = threadIdx.x % kLanes;
+  const int begin = blockIdx.y * kBlockCandidates + threadIdx.x / kLanes;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) squares += value[i] * value[i];
+  for (int i = 0; i < kBlockCandidates; i += kGroups) {
+    const int candidate = begin + i;
+    const int index = row.first + min(candidate, row.candidates - 1);
+    const int64_t page = row.VirtualPage(index);
+    float value[8], squares = 0;
+    Load8(static_cast<const Kv*>(p.rows.kv.pool) +
+              ((page * 2 + 1) * kPageTokens + index % kPageTokens) * kDim + lane * 8,
+          value);
 #pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
-  if (lane != 0 || candidate >= row.candidates) return;
-  const int g = Group(p);
-  float score = 0;
-  for (int h = 0; h < g; ++h) {
-    const int64_t at = int64_t{blockIdx.x} * g + h;
-    score += exp2f(params.layout.logits[at * params.layout.stride + candidate] -
-                   params.layout.log_sums[at]);
+    for (int k = 0; k < 8; ++k) squares += value[k] * value[k];
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+    if (lane != 0 || candidate >= row.candidates) continue;
+    float score = 0;
+    for (int h = 0; h < g; ++h) {
+      const int64_t at = int64_t{blockIdx.x} * g + h;
+      score += exp2f(params.layout.logits[at * params.layout.stride + candidate] -
+                     params.layout.log_sums[at]);
+    }
+    score /= g;
+    if (p.use_value_norm) score = (score + p.epsilon) * sqrtf(squares);
+    p.rows.scores[page * kPageTokens + index % kPageTokens] = score;
   }
-  score /= g;
-  if (p.use_value_norm) score = (score + p.epsilon) * sqrtf(squares);
-  p.rows.scores[page * kPageTokens + index % kPageTokens] = score;
 }
 
 int Rows(const CompressParams& rows) {
@@ -381,10 +468,9 @@ void Launch(const KernelParams& params, cudaStream_t stream) {
   LaunchChainedShared(LogitsKernel<Kv, kDim>, dim3(count, group, spans), kScoreThreads,
                       kLogitsBytes, stream, params);
   LaunchChained(LogSumKernel, dim3(count, group), kScoreThreads, stream, params);
-  constexpr int kCandidates = kScoreThreads / (kDim / 8);
   LaunchChained(ScoreKernel<Kv, kDim>,
-                dim3(count, (params.layout.stride + kCandidates - 1) / kCandidates), kScoreThreads,
-                stream, params);
+                dim3(count, (params.layout.stride + kBlockCandidates - 1) / kBlockCandidates),
+                kScoreThreads, stream, params);
 }
 
 template <class Kv>

@@ -22,16 +22,16 @@ constexpr int kChunk = 256, kWindow = 32, kSinks = 4;
 
 // Sequences at boundaries 1, 2 and 3. Rows keep what differs from row to row: the floor,
 // everything, anything between.
-inline DecodeLoad BoundaryLoad(const DecodeShape& shape, uint64_t seed) {
+inline DecodeLoad BoundaryLoad(const DecodeShape& shape, int chunk, uint64_t seed) {
   std::mt19937 random(seed);
-  DecodeLoad load{{kChunk, 2 * kChunk, 3 * kChunk, 3 * kChunk}, {}, kChunk};
+  DecodeLoad load{{chunk, 2 * chunk, 3 * chunk, 3 * chunk}, {}, chunk};
   std::vector<int32_t> row(shape.num_rows(), 0);
   for (int k = 0; k <= 3; ++k) {
     for (int i = 0; i < shape.num_rows(); ++i) {
       load.retained.push_back(row[i]);
-      const int steps = i == 0   ? kChunk / kPageTokens
+      const int steps = i == 0   ? chunk / kPageTokens
                         : i == 1 ? 0
-                                 : random() % (kChunk / kPageTokens + 1);
+                                 : random() % (chunk / kPageTokens + 1);
       row[i] = std::max(48, row[i] + steps * kPageTokens);
     }
   }
@@ -45,18 +45,19 @@ class CompressCase {
     int last() const { return first + candidates; }
   };
 
-  explicit CompressCase(const DecodeShape& shape)
-      : kv_(shape, BoundaryLoad(shape, 1), {}, ops::cuda::SplitMode::kEqualRanges, 132, true, 2),
+  explicit CompressCase(const DecodeShape& shape, int chunk = kChunk)
+      : kv_(shape, BoundaryLoad(shape, chunk, 1), {}, ops::cuda::SplitMode::kEqualRanges, 132, true,
+            2),
         scores_(kv_.num_virtual_pages() * kPageTokens) {
     std::vector<int32_t> boundary;
-    for (int n : kv_.load().num_tokens) boundary.push_back(n / kChunk);
+    for (int n : kv_.load().num_tokens) boundary.push_back(n / chunk);
     boundary_ = DeviceArray<int32_t>(boundary);
   }
 
   DecodeCase& kv() { return kv_; }
   const DecodeShape& shape() const { return kv_.shape(); }
   DeviceArray<float>& scores() { return scores_; }
-  int boundary(int sequence) const { return kv_.load().num_tokens[sequence] / kChunk; }
+  int boundary(int sequence) const { return kv_.load().num_tokens[sequence] / kv_.load().chunk; }
   int slot(int sequence) const { return kv_.size() - 1 - sequence; }
 
   CompressParams Params(int first_layer, int num_layers) const {

@@ -14,16 +14,23 @@
 namespace tangram {
 namespace {
 
-class CompressTest : public testing::TestWithParam<DecodeShape> {
+struct Variant {
+  DecodeShape shape;
+  int chunk;
+};
+
+class CompressTest : public testing::TestWithParam<Variant> {
  protected:
+  static const DecodeShape& shape() { return GetParam().shape; }
+
   void ExpectCompacted(const std::vector<float>& scores) {
     c_.scores().Upload(scores);
     std::vector<std::vector<float>> before;
     c_.ForEachRow(
         [&](int layer, int t, int head) { before.push_back(c_.kv().KeysValues(layer, t, head)); });
-    ops::cuda::RunSelectAndCompact(c_.Params(0, GetParam().layers), nullptr);
+    ops::cuda::RunSelectAndCompact(c_.Params(0, shape().layers), nullptr);
     const auto scores_after = c_.scores().Download();
-    const size_t token = 2 * GetParam().head_dim;
+    const size_t token = 2 * shape().head_dim;
     size_t index = 0;
     c_.ForEachRow([&](int layer, int t, int head) {
       const CompressCase::Row row = c_.RowAt(layer, t, head);
@@ -60,7 +67,7 @@ class CompressTest : public testing::TestWithParam<DecodeShape> {
     return order;
   }
 
-  CompressCase c_{GetParam()};
+  CompressCase c_{shape(), GetParam().chunk};
 };
 
 TEST_P(CompressTest, RandomScores) {
@@ -112,9 +119,9 @@ TEST_P(CompressTest, OneLayerLeavesTheOthers) {
 
 TEST_P(CompressTest, KeyDiffScores) {
   c_.scores().FillBytes(0xff);
-  ops::cuda::RunScoreKeyDiff(c_.Params(0, GetParam().layers), nullptr);
+  ops::cuda::RunScoreKeyDiff(c_.Params(0, shape().layers), nullptr);
   const auto scores = c_.scores().Download();
-  const int d = GetParam().head_dim;
+  const int d = shape().head_dim;
   c_.ForEachRow([&](int layer, int t, int head) {
     const CompressCase::Row row = c_.RowAt(layer, t, head);
     if (row.keep >= row.candidates) return;  // nothing to choose, nothing scored
@@ -141,7 +148,7 @@ TEST_P(CompressTest, KeyDiffScores) {
 
 TEST_P(CompressTest, StreamingLlmKeepsTheMostRecent) {
   c_.scores().FillBytes(0xff);
-  ops::cuda::RunScoreStreamingLlm(c_.Params(0, GetParam().layers), nullptr);
+  ops::cuda::RunScoreStreamingLlm(c_.Params(0, shape().layers), nullptr);
   const auto scores = c_.scores().Download();
   c_.ForEachRow([&](int layer, int t, int head) {
     const CompressCase::Row row = c_.RowAt(layer, t, head);
@@ -150,11 +157,12 @@ TEST_P(CompressTest, StreamingLlmKeepsTheMostRecent) {
   });
 }
 
+// Few candidates are ranked, many counted into bins.
 INSTANTIATE_TEST_SUITE_P(Shapes, CompressTest,
-                         testing::Values(DecodeShape{2, 8, 8, 128, 4, DType::kBF16},
-                                         DecodeShape{2, 8, 8, 128, 2, DType::kF8E4M3},
-                                         DecodeShape{2, 4, 4, 64, 4, DType::kBF16},
-                                         DecodeShape{2, 4, 4, 64, 1, DType::kF8E4M3}));
+                         testing::Values(Variant{{2, 8, 8, 128, 4, DType::kBF16}, 256},
+                                         Variant{{2, 8, 8, 128, 2, DType::kF8E4M3}, 640},
+                                         Variant{{2, 4, 4, 64, 4, DType::kBF16}, 640},
+                                         Variant{{2, 4, 4, 64, 1, DType::kF8E4M3}, 256}));
 
 }  // namespace
 }  // namespace tangram

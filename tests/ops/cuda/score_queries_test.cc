@@ -241,27 +241,30 @@ struct ExpectedReference {
     }
     return all;
   }
-  // R x with R the mean of the rotations to come; also its transpose.
-  std::vector<double> MeanRotated(std::vector<double> x, int begin, bool transposed) const {
+  // R'x for each of `keys`, R the mean of the rotations from position `begin` on: (R mu).k =
+  // mu.(R'k), and the same for the covariance.
+  std::vector<std::vector<double>> MeanRotated(const std::vector<const float*>& keys,
+                                               int begin) const {
+    std::vector<std::vector<double>> all;
+    for (const float* key : keys) all.emplace_back(key, key + d);
     for (int pair = 0; pair < d / 2; ++pair) {
       double c = 0, s = 0;
       for (int i = 0; i < future; ++i) {
         c += std::cos(double{inv_freq[pair]} * (begin + i)) / future;
         s += std::sin(double{inv_freq[pair]} * (begin + i)) / future;
       }
-      Rotate(x, c, transposed ? -s : s, pair);
+      for (auto& key : all) Rotate(key, c, -s, pair);
     }
-    return x;
+    return all;
   }
-  // Logits of the keys.
+  // Logits of the keys, as MeanRotated gives them.
   std::vector<double> Logits(const std::vector<std::vector<double>>& queries,
-                             const std::vector<const float*>& keys, int boundary) const {
+                             const std::vector<std::vector<double>>& keys) const {
     std::vector<double> mean(d, 0.0), logits;
     for (const auto& q : queries) {
       for (int i = 0; i < d; ++i) mean[i] += q[i] / queries.size();
     }
-    for (const float* key : keys) {
-      const auto k = MeanRotated({key, key + d}, boundary, true);  // (R mu).k = mu.(R'k)
+    for (const auto& k : keys) {
       double dot = 0, squares = 0;
       for (int i = 0; i < d; ++i) dot += mean[i] * k[i];
       for (const auto& q : queries) {  // k'Sigma k is the variance of q.k
@@ -298,6 +301,7 @@ TEST_P(ScoreQueriesTest, ExpectedAttention) {
                    std::vector<const float*> read;
                    for (int i = row.first; i < row.old_length; ++i)
                      read.push_back(&keys[size_t{1} * i * d]);
+                   const auto rotated = reference.MeanRotated(read, c_.boundary(t) * kChunk);
                    std::vector<double> scores(row.old_length, 0.0);
                    for (int g = 0; g < group(); ++g) {
                      std::vector<const float*> queries;
@@ -305,8 +309,7 @@ TEST_P(ScoreQueriesTest, ExpectedAttention) {
                        queries.push_back(Query(layer, t, w, head * group() + g));
                      }
                      const int begin = (c_.boundary(t) - 1) * kChunk + skip;
-                     auto logits = reference.Logits(reference.Unrotated(queries, begin), read,
-                                                    c_.boundary(t) * kChunk);
+                     auto logits = reference.Logits(reference.Unrotated(queries, begin), rotated);
                      const double maximum = *std::max_element(logits.begin(), logits.end());
                      double sum = 0;
                      for (double& x : logits) sum += x = std::exp(x - maximum);
