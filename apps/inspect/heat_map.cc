@@ -116,7 +116,9 @@ std::string RenderSvg(const HeatMap& map) {
   drawing.Text(kLeft, below + 64, fmt::format("{:.4g}", map.least));
   drawing.Text(kLeft + kScaleWidth, below + 64, fmt::format("{:.4g}", map.most),
                "text-anchor=\"end\"");
-  const int width = kLeft + std::max<int>(static_cast<int>(columns) * map.cell_width, 420) + 20;
+  // Letters of the titles are at most about so wide on average.
+  const int title = static_cast<int>(std::max(map.title.size() * 9, map.subtitle.size() * 6));
+  const int width = kLeft + std::max(static_cast<int>(columns) * map.cell_width, title) + 20;
   return drawing.Finish(width, static_cast<int>(below) + 76);
 }
 

@@ -1,9 +1,12 @@
 """Compression through the plain chat API: facts stay, memory follows the table, the cache still helps."""
 
+import re
+
 import pytest
 from openai import OpenAI
 
 from server_process import NAME, ROOT, ServerProcess
+from test_command_line import run
 
 PROFILE = ROOT / "profiles" / "SmolLM2-135M-Instruct.profile.safetensors"
 RATIO, CHUNK = 0.3, 256
@@ -66,6 +69,19 @@ def test_answers_do_not_depend_on_the_cache(talk):
 def test_a_request_may_opt_out(talk):
     _, usage = talk([{"role": "user", "content": "Count to five. " * 100}], compression_ratio=1.0)
     assert usage.kv["resident_tokens"] == usage.kv["logical_tokens"] > 300
+
+
+def test_chat_brings_a_text_and_shows_what_is_held(compressed):
+    """The demo's conversation."""
+    done = run("chat", compressed.url, "--document", ROOT / "examples/island.txt", "--max-tokens", 40,
+               "--temperature", 0, "--prompt", "What is the name of the keeper of the lighthouse?",
+               stdin="What is the name of the ferry?\n")
+    assert done.returncode == 0, done.stderr
+    assert "Tobias Finch" in done.stdout and "Marigold" in done.stdout
+    held = re.findall(r"KV cache: (\d+) tokens of the conversation, (\d+) held", done.stdout)
+    assert len(held) == 2
+    for logical, resident in held:
+        assert int(logical) > 4 * CHUNK and int(resident) < int(logical) / 2
 
 
 def test_metrics_tell_what_compression_did(talk, compressed):

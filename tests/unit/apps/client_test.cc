@@ -60,7 +60,8 @@ TEST(OpenAiClient, StreamsTextAndUsage) {
       R"(data: {"choices":[{"delta":{"content":"lo"},"finish_reason":"stop"}]})"
       "\n\n"
       R"(data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,)"
-      R"("prompt_tokens_details":{"cached_tokens":5}}})"
+      R"("prompt_tokens_details":{"cached_tokens":5},)"
+      R"("kv":{"logical_tokens":9,"resident_tokens":4}}})"
       "\n\ndata: [DONE]\n\n";
   FakeServer server({{{kStreamHead, Chunk(frames.substr(0, 70)), Chunk(frames.substr(70, 3)),
                        Chunk(frames.substr(73)), "0\r\n\r\n"}}});
@@ -80,6 +81,8 @@ TEST(OpenAiClient, StreamsTextAndUsage) {
   EXPECT_EQ(answer->prompt_tokens, 7);
   EXPECT_EQ(answer->output_tokens, 2);
   EXPECT_EQ(answer->cached_tokens, 5);
+  EXPECT_EQ(answer->logical_tokens, 9);
+  EXPECT_EQ(answer->resident_tokens, 4);
   EXPECT_GT(answer->first_chunk_seconds, 0);
   EXPECT_GE(answer->last_chunk_seconds, answer->first_chunk_seconds);
 }
