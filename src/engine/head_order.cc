@@ -59,7 +59,7 @@ Result<std::vector<int32_t>> ReadOrder(const std::string& path, int num_heads) {
 }  // namespace
 
 Result<int> ChooseGroupSize(int num_layers, int num_kv_heads, BudgetLevel level, int wanted) {
-  constexpr int kDefault = 4;
+  constexpr int kDefault = CompressionConfig::kGroupSize;
   const bool inside_layers = level == BudgetLevel::kPerLayer;
   const int heads = inside_layers ? num_kv_heads : num_layers * num_kv_heads;
   const char* of_what = inside_layers ? "of a layer" : "of the model";

@@ -82,6 +82,9 @@ struct CompressionConfig {
 
   // What the demo serves with, and what is suggested to who names no ratio.
   static constexpr float kSuggestedRatio = 0.3f;
+  // Hp, heads that share a group, where --page-group-size does not say; or the largest below it
+  // that divides.
+  static constexpr int kGroupSize = 4;
 
   bool enabled() const { return ratio < 1.0f; }
   // Last tokens of a chunk whose queries the scorer must see: after a cached prefix it runs again
