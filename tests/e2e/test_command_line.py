@@ -28,6 +28,14 @@ def run(*arguments, stdin="", environment=None, timeout=120):
     (["serve", "/nonexistent", "--port", "0"], 5, "no such file"),
     (["bench", "serve"], 2, "--tokenizer is needed"),
     (["chat", "https://example.org"], 2, "only http"),
+    (["chat", "http://127.0.0.1:1", "--document", "/nonexistent"], 2, "no text in it"),
+    (["calibrate"], 2, "name a model"),
+    (["calibrate", MODEL, "--samples", "100", "-o", "/dev/null/x"], 2, "give a longer one with --texts"),
+    (["calibrate", MODEL, "--texts", "/nonexistent"], 2, "no text in it"),
+    (["calibrate", MODEL, "--sample-tokens", "100"], 2, "at least a chunk"),
+    (["calibrate", MODEL, "--compression-chunk-size", "100"], 2, "multiple of the page"),
+    (["inspect"], 2, "name a model or a profile"),
+    (["inspect", "/nonexistent"], 5, "/nonexistent"),
     (["chat", "http://127.0.0.1:1"], 1, "127.0.0.1:1"),
 ])
 def test_mistakes_have_exit_codes_and_say_what_to_do(arguments, code, words):
@@ -51,7 +59,7 @@ def test_a_config_that_is_not_served_is_refused(tmp_path):
     assert "Mamba" in done.stderr
 
 
-@pytest.mark.parametrize("command", [["serve"], ["chat"], ["generate"], ["bench", "serve"],
+@pytest.mark.parametrize("command", [["serve"], ["chat"], ["generate"], ["calibrate"], ["inspect"], ["bench", "serve"],
                                      ["bench", "multi-turn"], ["bench", "throughput"],
                                      ["bench", "latency"]])
 def test_every_command_has_help(command):
