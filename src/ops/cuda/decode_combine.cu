@@ -16,7 +16,6 @@ __global__ void __launch_bounds__(kWarps * 32, 4)
     DecodeCombineKernel(DecodeAttentionParams p, int slot_step) {
   __shared__ float shared_out[kWarps][kVectors * 128];
   __shared__ float2 shared_max_sum[kWarps];
-  // In this order: what the next kernel reads ahead would delay this one's few loads.
   WaitForPriorKernels();
   LaunchDependents();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
