@@ -136,6 +136,22 @@ class DynamicScoreHook final : public LayerHook {
   std::vector<One> scorers_;
 };
 
+// Scores the tokens of a step by a gate.
+class GateHook final : public LayerHook {
+ public:
+  using Visit = std::function<void(int layer, const TensorView& scores)>;
+  GateHook(GateScorer& gate, Visit visit) : gate_(gate), visit_(std::move(visit)) {}
+  void OnInput(int layer, const TensorView& input) override {
+    visit_(layer, gate_.Scores(layer, input));
+  }
+  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
+  void AfterAppend(int, const ops::AppendParams&) override {}
+
+ private:
+  GateScorer& gate_;
+  Visit visit_;
+};
+
 // The share of each head's tokens that is among the best `ratio` of all heads'; sinks and window
 // always are.
 std::vector<float> DemandAt(const TextScores& scores, float ratio,
@@ -179,8 +195,7 @@ class Calibrator {
     for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(TakeLabels(text));
     FitGate();
     for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(MeasureDemand(text));
-    for (Scorer scorer : options_.scorers)
-      profile_.scorers[scorer] = Summarise(samples_.at(scorer));
+    for (const auto& [scorer, samples] : samples_) profile_.scorers[scorer] = Summarise(samples);
     profile_.model_fingerprint = model_.fingerprint();
     profile_.repeat_prompt.assign(repeat_.begin(), repeat_.end());
     profile_.num_layers = shapes_.layers;
@@ -280,6 +295,7 @@ class Calibrator {
       });
       KeepSample(Scorer::kGate, scores);
     }
+    if (!options_.fastkvzip.empty()) TANGRAM_RETURN_IF_ERROR(MeasureFastKvzip(text));
     const std::vector<Scorer> dynamic = DynamicScorers();
     if (dynamic.empty()) return {};
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
@@ -293,6 +309,21 @@ class Calibrator {
     });
     hook.ForScores(shapes_.heads(), length,
                    [&](Scorer scorer, const TextScores& scores) { KeepSample(scorer, scores); });
+    return {};
+  }
+
+  Status MeasureFastKvzip(const std::vector<TokenId>& text) {
+    TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
+    TANGRAM_ASSIGN_OR_RETURN(GateScorer gate,
+                             GateScorer::Create(backend_, {{}, {}, options_.fastkvzip},
+                                                shapes_.kv_heads, options_.compression.chunk));
+    TextScores scores(shapes_.heads());
+    GateHook hook(gate, [&](int layer, const TensorView& of_tokens) {
+      const auto* values = of_tokens.as<float>();
+      AddScores({values, values + of_tokens.shape.count()}, static_cast<size_t>(layer), scores);
+    });
+    ForChunks(text, [&](std::span<const TokenId> chunk) { sequence->Append(chunk, &hook, {}); });
+    KeepSample(Scorer::kFastKvzip, scores);
     return {};
   }
 
@@ -351,12 +382,14 @@ class Calibrator {
   }
 
   bool Wants(Scorer scorer) const {
+    if (scorer == Scorer::kFastKvzip) return !options_.fastkvzip.empty();
     return std::ranges::find(options_.scorers, scorer) != options_.scorers.end();
   }
 
   void Advance() {
     // Over the texts; the labels' counts thrice.
-    const size_t passes = 3 + (Wants(Scorer::kGate) ? 1 : 0) + (DynamicScorers().empty() ? 0 : 1);
+    const size_t passes = 3 + (Wants(Scorer::kGate) ? 1 : 0) + (DynamicScorers().empty() ? 0 : 1) +
+                          (Wants(Scorer::kFastKvzip) ? 1 : 0);
     const double chunks =
         std::ceil(static_cast<double>(texts_.front().size()) / options_.compression.chunk);
     const bool labels = profile_.gate_weight.empty();

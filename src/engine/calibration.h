@@ -18,6 +18,8 @@ struct CalibrationOptions {
   std::vector<Scorer> scorers = {
       Scorer::kGate,   Scorer::kReconstruction, Scorer::kKeyDiff,     Scorer::kExpectedAttention,
       Scorer::kSnapKv, Scorer::kTova,           Scorer::kStreamingLlm};
+  // Gates of Fast KVzip, L: if there are any, its demand is measured too. Steps are chunks.
+  std::vector<ops::FastKvzipGate> fastkvzip;
   double ridge = 1e-2;  // relative to the mean diagonal of the normal equations
   int page_size = 16;
   // Told the share that is done, [0, 1], now and then.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/log.h"
+#include "engine/fastkvzip.h"
 #include "engine/find_profile.h"
 #include "engine/head_order.h"
 #include "paging/budget.h"
@@ -36,6 +37,17 @@ Result<HeadDemand> DemandOf(const FoundProfile& found, const CompressionConfig& 
   return demand;
 }
 
+Result<FastKvzipWeights> FastKvzipOf(const EngineConfig& config, const Model& model,
+                                     ops::Backend& backend) {
+  if (config.compression_gate.empty()) {
+    return Invalid(
+        "--compression-scorer fastkvzip needs --compression-gate-path, the gates that were "
+        "trained for the model, as tools/convert_fastkvzip.py writes them",
+        "compression_gate_path");
+  }
+  return LoadFastKvzip(config.compression_gate, model.config(), backend);
+}
+
 Result<std::vector<TokenId>> RepeatPrompt(const Profile& profile, int vocab_size,
                                           const std::string& path) {
   const auto known = [&](TokenId token) { return token >= 0 && token < vocab_size; };
@@ -50,8 +62,8 @@ Result<std::vector<TokenId>> RepeatPrompt(const Profile& profile, int vocab_size
 
 void UploadGate(const Profile& profile, ops::Backend& backend, CompressionPlan& plan) {
   const size_t weights = profile.gate_weight.size(), biases = profile.gate_bias.size();
-  plan.gate_memory = Buffer::AllocateHost((weights + biases) * sizeof(float));
-  auto* memory = static_cast<float*>(plan.gate_memory.data());
+  plan.gate_memory.push_back(Buffer::AllocateHost((weights + biases) * sizeof(float)));
+  auto* memory = static_cast<float*>(plan.gate_memory.front().data());
   std::ranges::copy(profile.gate_weight, memory);
   std::ranges::copy(profile.gate_bias, memory + weights);
   const int64_t heads = profile.num_kv_heads, width = profile.hidden_size;
@@ -99,6 +111,11 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, Model& model
   plan.tables.push_back(RetentionTable::Full(plan.heads.num_rows(), c.chunk));
   BuildTables(demand, config, max_model_len, plan);
   if (c.scorer == Scorer::kGate) UploadGate(found.profile, backend, plan);
+  if (c.scorer == Scorer::kFastKvzip) {
+    TANGRAM_ASSIGN_OR_RETURN(FastKvzipWeights gates, FastKvzipOf(config, model, backend));
+    plan.gate.fastkvzip = std::move(gates.layers);
+    plan.gate_memory = std::move(gates.owners);
+  }
   if (c.needs_own_pass()) {
     TANGRAM_ASSIGN_OR_RETURN(plan.repeat_prompt,
                              RepeatPrompt(found.profile, model.config().vocab_size, found.path));

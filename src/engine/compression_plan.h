@@ -21,9 +21,9 @@ struct CompressionPlan {
       tables;  // full, then one for each percent from the smallest profiled ratio on
   GateWeights gate;
   std::vector<TokenId>
-      repeat_prompt;    // asks for a repetition, for scorers with a pass of their own
-  Buffer gate_memory;   // what `gate` points into, unless the backend copied it
-  std::string profile;  // its path and origin, for people
+      repeat_prompt;                // asks for a repetition, for scorers with a pass of their own
+  std::vector<Buffer> gate_memory;  // what `gate` points into, unless the backend copied it
+  std::string profile;              // its path and origin, for people
 };
 
 // kInvalidArgument, naming the flag, for options that do not fit each other, the model or the

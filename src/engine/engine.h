@@ -39,6 +39,7 @@ struct EngineConfig {
   CompressionConfig compression;        // its ratio is the default of requests
   std::string compression_profile;      // a file; empty: found or made (engine/find_profile.h)
   std::string head_group_map = "auto";  // auto, identity, or a file (engine/head_order.h)
+  std::string compression_gate;         // gates of Fast KVzip (engine/fastkvzip.h), for that scorer
   bool enable_prefix_caching = true;
   bool priority_policy = false;
   int num_threads = 0;             // 0: the cores this process may use

@@ -51,18 +51,20 @@ Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv
                                       const CompressionConfig& config, GateWeights gate,
                                       const Limits& limits) {
   Compressor made(backend, kv, config, limits);
-  made.gate_ = std::move(gate);
   const KvLayout& layout = kv.layout();
   const size_t count = static_cast<size_t>(kv.num_pages()) * layout.heads.group_size() *
                        static_cast<size_t>(layout.page_size);
   made.scores_ = backend.Allocate(count * sizeof(float));
-  made.step_scores_ = backend.Allocate(static_cast<size_t>(limits.max_tokens) *
-                                       layout.heads.num_kv_heads() * sizeof(float));
-  if (made.scores_.data() == nullptr || made.step_scores_.data() == nullptr) {
+  if (made.scores_.data() == nullptr) {
     return MakeError(ErrorKind::kOutOfMemory,
                      "the scores of the KV cache do not fit in memory; choose a smaller "
                      "--kv-cache-memory-bytes",
                      "kv_cache_memory_bytes");
+  }
+  if (UsesGate(config.scorer)) {
+    TANGRAM_ASSIGN_OR_RETURN(
+        made.gate_, GateScorer::Create(backend, std::move(gate), layout.heads.num_kv_heads(),
+                                       limits.max_tokens));
   }
   const size_t state = static_cast<size_t>(layout.heads.num_layers()) * limits.max_seqs *
                        static_cast<size_t>(made.StateFloats()) * sizeof(float);
@@ -94,14 +96,11 @@ float* Compressor::State(int layer) const {
 float* Compressor::ChunkScores(int layer, int slot) { return State(layer) + slot * StateFloats(); }
 
 void Compressor::OnInput(int layer, const TensorView& input) {
-  if (config_.scorer != Scorer::kGate) return;
-  current_ = step_scores_.View(DType::kF32, {input.shape[0], kv_->layout().heads.num_kv_heads()});
-  const auto l = static_cast<size_t>(layer);
-  backend_->MatMul({input, gate_.weight[l], gate_.bias[l], current_});
+  if (gate_) current_ = gate_->Scores(layer, input);
 }
 
 void Compressor::AfterAppend(int layer, const ops::AppendParams& appended) {
-  if (config_.scorer == Scorer::kGate) {
+  if (gate_) {
     backend_->AppendScores({.scores = current_,
                             .pool = appended.pool,
                             .pool_scores = static_cast<float*>(scores_.data()),
@@ -160,8 +159,7 @@ void Compressor::StoreChunkScores(int layer, const ops::AppendParams& next,
 // pages of the sequence's own.) Scores that hang on the tokens before alone are there already.
 void Compressor::BeforeAppend(int layer, const ops::AppendParams& next,
                               std::span<const ops::BoundarySpan> boundaries) {
-  const bool scored = config_.scorer == Scorer::kGate;
-  const size_t at_once = scored ? boundaries.size() : 1;
+  const size_t at_once = gate_ ? boundaries.size() : 1;
   for (size_t i = 0; i < boundaries.size(); i += at_once) {
     if (method_) Score(layer, next, boundaries[i]);
     if (config_.needs_own_pass()) StoreChunkScores(layer, next, boundaries[i]);

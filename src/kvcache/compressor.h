@@ -5,19 +5,13 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kvcache/gate_scorer.h"
 #include "kvcache/kv_storage.h"
 #include "kvcache/layer_hook.h"
 #include "ops/backend.h"
 #include "paging/compression_config.h"
 
 namespace tangram {
-
-// The learned map of the gate scorer: score(head) = weight[layer] x + bias[layer], of the
-// attention's input x.
-struct GateWeights {
-  std::vector<TensorView> weight;  // L x [Hkv, D] f32
-  std::vector<TensorView> bias;    // L x [Hkv] f32
-};
 
 // How the scorer's method is called in ops, if it is dynamic, and what it is told.
 std::optional<ops::ScoreMethod> ScoreMethodOf(Scorer scorer);
@@ -32,8 +26,8 @@ class Compressor final : public LayerHook {
     int max_seqs;    // slots
     int num_q_heads;
   };
-  // `gate` is read for the gate scorer alone. kOutOfMemory if the scores of the pool, 4 bytes for
-  // each head of each token, or what the scorer remembers of each slot do not fit.
+  // `gate` is read for gate and fastkvzip alone. kOutOfMemory if the scores of the pool, 4 bytes
+  // for each head of each token, or what the scorer remembers of each slot do not fit.
   static Result<Compressor> Create(ops::Backend& backend, const KvStorage& kv,
                                    const CompressionConfig& config, GateWeights gate,
                                    const Limits& limits);
@@ -70,9 +64,8 @@ class Compressor final : public LayerHook {
   Limits limits_;
   std::optional<ops::ScoreMethod> method_;  // dynamic scorers
   ops::QueryScoring queries_;
-  GateWeights gate_;
+  std::optional<GateScorer> gate_;
   Buffer scores_;       // [virtual pages, B] f32
-  Buffer step_scores_;  // [T, Hkv] f32
   Buffer state_;        // [L, slots, StateFloats()]: what a chunk left so far, or its scores
   TensorView current_;  // of the layer in work
   std::vector<int32_t> history_;  // [G]

@@ -118,6 +118,7 @@ class Backend {
   virtual void SiluMul(const SiluMulParams&) = 0;
   virtual void Append(const AppendParams&) = 0;
   virtual void Attention(const AttentionParams&) = 0;
+  virtual void FastKvzip(const FastKvzipParams&) = 0;
   virtual void AppendScores(const AppendScoresParams&) = 0;
   virtual void ObserveQueries(const ObserveQueriesParams&) = 0;
   virtual void Score(const ScoreParams&) = 0;

@@ -43,6 +43,24 @@ struct AppendScoresParams {
   std::span<const SequenceSpan> sequences;
 };
 
+// The gate of Fast KVzip (arXiv 2601.17668) of one layer, all f32: m dimensions, S base keys.
+struct FastKvzipGate {
+  TensorView q_weight, q_bias;  // [Hkv * g * m, D], [Hkv * g * m]
+  TensorView k_weight;          // [Hkv * m, D]
+  TensorView q_norm, k_norm;    // [m]
+  TensorView base;              // [Hkv, 1, S, m]
+  TensorView bias;              // [Hkv, 1, g]
+};
+
+// scores = mean over the g queries q of a KV head, k its key, both normed, of
+// 1 / (1 + sum over S of exp(base.q / sqrt(m) - k.q / sqrt(m) - bias)).
+struct FastKvzipParams {
+  TensorView queries;  // [T, Hkv * g * m] f32
+  TensorView keys;     // [T, Hkv * m] f32
+  FastKvzipGate gate;
+  TensorView scores;  // [T, Hkv] f32
+};
+
 // How candidates are scored at a boundary (dynamic scorers).
 enum class ScoreMethod {
   kKeyDiff,       // arXiv 2504.15364: minus the cosine of the key and the mean of the normed keys

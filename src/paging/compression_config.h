@@ -26,6 +26,11 @@ constexpr bool IsStatic(Scorer scorer) {
          scorer == Scorer::kFastKvzip;
 }
 
+// Whether scores come from the attention's input alone, through a gate.
+constexpr bool UsesGate(Scorer scorer) {
+  return scorer == Scorer::kGate || scorer == Scorer::kFastKvzip;
+}
+
 // A scorer's name in flags, files and metrics: gate, reconstruction, fastkvzip, keydiff,
 // expected_attention, snapkv, tova, streamingllm.
 std::string_view ScorerName(Scorer scorer);

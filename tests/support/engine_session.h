@@ -102,10 +102,7 @@ inline std::vector<TokenId> RunAlone(Engine& engine, Request request) {
 inline std::vector<std::vector<TokenId>> RunTogether(Engine& engine, int count) {
   std::vector<Collector> collectors(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
-    auto request =
-        MakeRequest(static_cast<uint32_t>(i), 3 + i * 5 % 23, 24, engine.info().vocab_size);
-    request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
-    request.sampling.seed = 100 + i;
+    Request request = MixedRequest(engine, i);
     EXPECT_TRUE(engine.Submit(std::move(request), collectors[static_cast<size_t>(i)].Listener()));
   }
   std::vector<std::vector<TokenId>> tokens;
@@ -116,10 +113,7 @@ inline std::vector<std::vector<TokenId>> RunTogether(Engine& engine, int count) 
 inline std::vector<std::vector<TokenId>> RunOneByOne(Engine& engine, int count) {
   std::vector<std::vector<TokenId>> tokens;
   for (int i = 0; i < count; ++i) {
-    auto request =
-        MakeRequest(static_cast<uint32_t>(i), 3 + i * 5 % 23, 24, engine.info().vocab_size);
-    request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
-    request.sampling.seed = 100 + i;
+    Request request = MixedRequest(engine, i);
     tokens.push_back(RunAlone(engine, std::move(request)));
   }
   return tokens;

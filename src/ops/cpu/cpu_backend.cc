@@ -55,6 +55,9 @@ class CpuBackend final : public Backend {
   void Append(const AppendParams& p) override { AppendCpu(p, rope_, pool_); }
   void Attention(const AttentionParams& p) override { AttentionCpu(p, attention_); }
 
+  void FastKvzip(const FastKvzipParams& p) override {
+    pool_.Run(static_cast<int>(p.scores.shape[0]), [&](int t, int) { FastKvzipToken(p, t); });
+  }
   void AppendScores(const AppendScoresParams& p) override {
     ForHeads(p, static_cast<int>(p.scores.shape[1]),
              [&](const SequenceSpan& s, int head) { AppendScoresOf(p, s, head); });

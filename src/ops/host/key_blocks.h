@@ -9,7 +9,7 @@ namespace tangram::ops {
 // Keys of a head as f32, kBlock of them side by side, for the compiler's vector lanes.
 class KeyBlocks {
  public:
-  static constexpr int kBlock = 64;
+  static constexpr int kBlock = 32;  // whose sums fit the registers of any x86-64
 
   // Tokens [first, last) of the head's row; behind them zeros up to a whole block.
   KeyBlocks(const KvPoolView& pool, const HeadTokens& tokens, int first, int last,

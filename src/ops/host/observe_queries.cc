@@ -59,18 +59,34 @@ void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head
   }
 }
 
-// The query as it was before its rotation to `position`.
-void RotateBack(const RopeView& rope, int position, const float* query, int dim, float* out) {
-  const int half = dim / 2;
-  for (int i = 0; i < half; ++i) {
-    const double angle = static_cast<double>(position) * rope.inv_freq[i];
-    const double c = std::cos(angle) / rope.scale, s = std::sin(angle) / rope.scale;
-    const int x = rope.style == RopeStyle::kHalf ? i : 2 * i;
-    const int y = rope.style == RopeStyle::kHalf ? i + half : 2 * i + 1;
-    out[x] = static_cast<float>(query[x] * c + query[y] * s);
-    out[y] = static_cast<float>(query[y] * c - query[x] * s);
+// Gives queries back what they were before their rotation to a position.
+class BackRotation {
+ public:
+  BackRotation(const RopeView& rope, int dim)
+      : rope_(rope), half_(dim / 2), cos_(static_cast<size_t>(half_)), sin_(cos_) {}
+
+  void MoveTo(int position) {
+    for (int i = 0; i < half_; ++i) {
+      const double angle = static_cast<double>(position) * rope_.inv_freq[i];
+      cos_[static_cast<size_t>(i)] = std::cos(angle) / rope_.scale;
+      sin_[static_cast<size_t>(i)] = std::sin(angle) / rope_.scale;
+    }
   }
-}
+  void Apply(const float* query, float* out) const {
+    for (int i = 0; i < half_; ++i) {
+      const double c = cos_[static_cast<size_t>(i)], s = sin_[static_cast<size_t>(i)];
+      const int x = rope_.style == RopeStyle::kHalf ? i : 2 * i;
+      const int y = rope_.style == RopeStyle::kHalf ? i + half_ : 2 * i + 1;
+      out[x] = static_cast<float>(query[x] * c + query[y] * s);
+      out[y] = static_cast<float>(query[y] * c - query[x] * s);
+    }
+  }
+
+ private:
+  const RopeView& rope_;
+  int half_;
+  std::vector<double> cos_, sin_;
+};
 
 // Adds a query to the mean, and to the sum of squares about it, of `count` before it (Welford
 // 1962).
@@ -94,13 +110,14 @@ void SumMoments(const ObserveQueriesParams& p, const SequenceSpan& s, int head, 
   const int skipped = history == s.since_boundary ? p.queries.sinks : 0;  // in the first chunk
   const int group = p.queries.num_q_heads / p.num_kv_heads, d = p.pool.head_dim;
   const int64_t floats = QueryStateFloats(p.method, p.queries, p.num_kv_heads, p.window, d);
+  BackRotation rotation(p.rope, d);
   std::vector<float> query(static_cast<size_t>(d));
   for (int i = std::max(0, skipped - s.since_boundary); i < s.num_tokens; ++i) {
     const int count = s.since_boundary + i - skipped;
     if (count == 0) std::fill_n(state, floats, 0.0f);
+    rotation.MoveTo(p.positions[s.first_token + i]);
     for (int q = 0; q < group; ++q) {
-      RotateBack(p.rope, p.positions[s.first_token + i],
-                 QueryHead(p, s.first_token + i, head * group + q), d, query.data());
+      rotation.Apply(QueryHead(p, s.first_token + i, head * group + q), query.data());
       AddToMoments(query.data(), count, d, p.queries.use_covariance, state + q * (floats / group));
     }
   }

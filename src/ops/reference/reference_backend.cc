@@ -24,6 +24,7 @@ class ReferenceBackend final : public Backend {
   void SiluMul(const SiluMulParams& p) override;
   void Append(const AppendParams& p) override;
   void Attention(const AttentionParams& p) override;
+  void FastKvzip(const FastKvzipParams& p) override;
   void AppendScores(const AppendScoresParams& p) override;
   void ObserveQueries(const ObserveQueriesParams& p) override;
   void Score(const ScoreParams& p) override;
@@ -188,6 +189,10 @@ void ReferenceBackend::Attention(const AttentionParams& p) {
       }
     }
   }
+}
+
+void ReferenceBackend::FastKvzip(const FastKvzipParams& p) {
+  for (int64_t t = 0; t < p.scores.shape[0]; ++t) FastKvzipToken(p, t);
 }
 
 void ReferenceBackend::AppendScores(const AppendScoresParams& p) {

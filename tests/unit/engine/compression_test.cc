@@ -86,6 +86,40 @@ TEST_P(CompressedEngineTest, TokensDoNotDependOnLoadChunkingPreemptionOrTheCache
   EXPECT_EQ(engine->Stats().pages_held, 0);
 }
 
+// Going apart inside a chunk: its tokens lie in shared pages, but each sequence scores them by what
+// came after.
+TEST_P(CompressedEngineTest, ACommonBeginningIsScoredByEachForItself) {
+  EngineConfig config = Config();
+  const auto requests = [&](const Engine& engine) {
+    const int vocab = engine.info().vocab_size;
+    const auto common = MakeRequest(500, kChunk + kChunk / 2, 1, vocab).prompt;
+    std::vector<Request> made;
+    for (uint32_t i = 0; i < 6; ++i) {
+      made.push_back(MakeRequest(600 + i, 3 + static_cast<int>(i), 20, vocab));
+      made.back().prompt.insert(made.back().prompt.begin(), common.begin(), common.end());
+      made.back().compression_ratio = config.compression.ratio;
+    }
+    return made;
+  };
+  config.enable_prefix_caching = false;
+  auto plain = Start(config);
+  std::vector<std::vector<TokenId>> expected;
+  for (const Request& request : requests(*plain)) expected.push_back(RunAlone(*plain, request));
+  config.enable_prefix_caching = true;
+  auto engine = Start(config);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<Collector> collectors(expected.size());
+    const auto made = requests(*engine);
+    for (size_t i = 0; i < made.size(); ++i) {
+      ASSERT_TRUE(engine->Submit(made[i], collectors[i].Listener()));
+    }
+    for (size_t i = 0; i < made.size(); ++i) {
+      EXPECT_EQ(collectors[i].Wait(), expected[i]) << "round " << round << " request " << i;
+    }
+  }
+  EXPECT_GT(engine->Stats().prefix_cache_hits, 0u);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Settings, CompressedEngineTest,
     testing::Values(Setting{Scorer::kGate, BudgetLevel::kCrossLayer, 0.3f},
