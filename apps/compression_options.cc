@@ -99,6 +99,8 @@ void DeclareCompressionOptions(Options& options, EngineConfig& config) {
     *level = given.back();
     return set(given);
   };
+  options.Add("compression-gate-path", &config.compression_gate,
+              "fastkvzip: gates, as tools/convert_fastkvzip.py writes them");
   options.Add("compression-snap-window", &c.snapkv.window,
               "snapkv: last tokens of a chunk whose queries count; 0: the window");
   options.Add("compression-snap-kernel", &c.snapkv.kernel, "snapkv: tokens that are pooled, odd");

@@ -88,8 +88,6 @@ void DeclareForeignEngineOptions(Options& options) {
   one_device("nnodes", "1");
   one_device("node-rank", "0");
   options.Refuse("headless", Kind::kFlag, "false", "one device of one machine is served");
-  options.Refuse("compression-gate-path", Kind::kValue, "",
-                 "the gate comes from --compression-profile");
   options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");
   options.Refuse("enable-lora", Kind::kFlag, "false", "adapters are not served");
   for (const char* name : {"revision", "download-dir"}) {

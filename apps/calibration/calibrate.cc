@@ -39,6 +39,8 @@ void Declare(Options& options, CalibrateConfig& config) {
   options.Add("sample-tokens", &config.texts.sample_tokens, "tokens of a piece");
   options.Add("compression-chunk-size", &config.calibration.compression.chunk,
               "tokens between compressions");
+  options.Add("compression-gate-path", &config.calibration.compression_gate,
+              "gates of Fast KVzip, to measure that scorer too");
   options.Add("import", &config.import_path,
               "a published profile (.npz) to write in our form, instead of calibrating");
   options.Add("num-threads", &config.num_threads, "0: one a core").Alias("-t");

@@ -83,6 +83,7 @@ CalibrationOptions OptionsFor(const EngineConfig& config) {
   CalibrationOptions options;
   options.compression = config.compression;
   options.page_size = config.page_size;
+  options.compression_gate = config.compression_gate;
   const float ratio = config.compression.ratio;
   if (ratio < options.ratios.front()) options.ratios.insert(options.ratios.begin(), ratio);
   return options;
@@ -92,12 +93,11 @@ Result<Profile> MakeProfile(const EngineConfig& config, const TextConfig& text_c
                             ops::Backend& backend) {
   const auto start = std::chrono::steady_clock::now();
   const CalibrationOptions options = OptionsFor(config);
-  if (std::ranges::find(options.scorers, config.compression.scorer) == options.scorers.end()) {
+  if (config.compression.scorer == Scorer::kFastKvzip && config.compression_gate.empty()) {
     return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("--compression-scorer {} is not measured at a start: name a "
-                                 "profile that knows it with --compression-profile",
-                                 ScorerName(config.compression.scorer)),
-                     "compression_scorer");
+                     "--compression-scorer fastkvzip needs --compression-gate-path, the gates that "
+                     "were trained for the model",
+                     "compression_gate_path");
   }
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model_path, text_config));
   CalibrationTexts texts;

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <thread>
 
+#include "engine/fastkvzip.h"
 #include "engine/rank_correlation.h"
 #include "engine/repeat_pass.h"
 #include "engine/ridge.h"
@@ -192,6 +193,10 @@ class Calibrator {
   }
 
   Result<Profile> Run() {
+    if (!options_.compression_gate.empty()) {
+      TANGRAM_ASSIGN_OR_RETURN(fastkvzip_,
+                               LoadFastKvzip(options_.compression_gate, model_.config(), backend_));
+    }
     for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(TakeLabels(text));
     FitGate();
     for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(MeasureDemand(text));
@@ -295,7 +300,7 @@ class Calibrator {
       });
       KeepSample(Scorer::kGate, scores);
     }
-    if (!options_.fastkvzip.empty()) TANGRAM_RETURN_IF_ERROR(MeasureFastKvzip(text));
+    if (Wants(Scorer::kFastKvzip)) TANGRAM_RETURN_IF_ERROR(MeasureFastKvzip(text));
     const std::vector<Scorer> dynamic = DynamicScorers();
     if (dynamic.empty()) return {};
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
@@ -314,9 +319,9 @@ class Calibrator {
 
   Status MeasureFastKvzip(const std::vector<TokenId>& text) {
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
-    TANGRAM_ASSIGN_OR_RETURN(GateScorer gate,
-                             GateScorer::Create(backend_, {{}, {}, options_.fastkvzip},
-                                                shapes_.kv_heads, options_.compression.chunk));
+    TANGRAM_ASSIGN_OR_RETURN(
+        GateScorer gate, GateScorer::Create(backend_, {{}, {}, fastkvzip_.layers}, shapes_.kv_heads,
+                                            options_.compression.chunk));
     TextScores scores(shapes_.heads());
     GateHook hook(gate, [&](int layer, const TensorView& of_tokens) {
       const auto* values = of_tokens.as<float>();
@@ -382,7 +387,7 @@ class Calibrator {
   }
 
   bool Wants(Scorer scorer) const {
-    if (scorer == Scorer::kFastKvzip) return !options_.fastkvzip.empty();
+    if (scorer == Scorer::kFastKvzip) return !fastkvzip_.layers.empty();
     return std::ranges::find(options_.scorers, scorer) != options_.scorers.end();
   }
 
@@ -405,6 +410,7 @@ class Calibrator {
   const CalibrationOptions& options_;
   Shapes shapes_;
   std::vector<RidgeRegression> ridges_;  // by layer
+  FastKvzipWeights fastkvzip_;
   Profile profile_;
   std::map<Scorer, std::vector<std::vector<std::vector<float>>>> samples_;
   double done_ = 0;

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -18,9 +19,8 @@ struct CalibrationOptions {
   std::vector<Scorer> scorers = {
       Scorer::kGate,   Scorer::kReconstruction, Scorer::kKeyDiff,     Scorer::kExpectedAttention,
       Scorer::kSnapKv, Scorer::kTova,           Scorer::kStreamingLlm};
-  // Gates of Fast KVzip, L: if there are any, its demand is measured too. Steps are chunks.
-  std::vector<ops::FastKvzipGate> fastkvzip;
-  double ridge = 1e-2;  // relative to the mean diagonal of the normal equations
+  std::string compression_gate;  // gates of Fast KVzip (engine/fastkvzip.h): measured too, if given
+  double ridge = 1e-2;           // relative to the mean diagonal of the normal equations
   int page_size = 16;
   // Told the share that is done, [0, 1], now and then.
   std::function<void(double)> progress = [](double) {};
@@ -29,7 +29,8 @@ struct CalibrationOptions {
 // Runs the texts (token ids, equal lengths) through the model without compression, takes
 // reconstruction labels (the model is asked to repeat each chunk; `repeat_prompt` are the tokens
 // that ask), fits the gate to their logarithm by ridge regression, and measures each scorer's
-// demand by head and ratio: the share of a head's tokens among the best of all heads.
+// demand by head and ratio: the share of a head's tokens among the best of all heads. Steps are
+// chunks.
 Result<Profile> Calibrate(Model& model, ops::Backend& backend,
                           std::span<const std::vector<TokenId>> texts,
                           std::span<const TokenId> repeat_prompt,

@@ -14,6 +14,8 @@ namespace tangram {
 namespace {
 
 constexpr int kPageSize = 4, kChunk = 16;
+constexpr const char* kRandomGates =
+    TANGRAM_SOURCE_DIR "/tests/unit/engine/golden/fastkvzip_qwen3_tied_bf16.safetensors";
 
 CompressionConfig TinyCompression(float ratio, Scorer scorer, BudgetLevel level) {
   CompressionConfig c;
@@ -41,6 +43,7 @@ const std::string& TinyProfile() {
     options.compression = TinyCompression(1, Scorer::kGate, BudgetLevel::kCrossLayer);
     options.ratios = {0.3f, 0.5f};
     options.page_size = kPageSize;
+    options.compression_gate = kRandomGates;
     const std::vector<TokenId> repeat = {1, 2, 3};
     auto profile = Calibrate(**model, *backend, texts, repeat, options);
     EXPECT_TRUE(profile) << profile.error().message;
@@ -56,6 +59,7 @@ EngineConfig TinyCompressed(float ratio, Scorer scorer, BudgetLevel level) {
   config.page_size = kPageSize;
   config.compression = TinyCompression(ratio, scorer, level);
   config.compression_profile = TinyProfile();
+  config.compression_gate = kRandomGates;
   return config;
 }
 
@@ -126,6 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Setting{Scorer::kGate, BudgetLevel::kPerLayer, 0.5f},
                     Setting{Scorer::kGate, BudgetLevel::kUniform, 0.5f},
                     Setting{Scorer::kKeyDiff, BudgetLevel::kCrossLayer, 0.3f},
+                    Setting{Scorer::kFastKvzip, BudgetLevel::kCrossLayer, 0.3f},
                     Setting{Scorer::kReconstruction, BudgetLevel::kCrossLayer, 0.3f},
                     Setting{Scorer::kExpectedAttention, BudgetLevel::kPerLayer, 0.5f},
                     Setting{Scorer::kSnapKv, BudgetLevel::kCrossLayer, 0.3f},
@@ -164,8 +169,22 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
             "compression_window_size");
   EXPECT_EQ(error([](EngineConfig& c) { c.compression.floor = 64; }).param,
             "compression_floor_min");
-  EXPECT_EQ(error([](EngineConfig& c) { c.compression.scorer = Scorer::kFastKvzip; }).param,
+  auto profile = *LoadProfile(TinyProfile());
+  profile.scorers.erase(Scorer::kTova);
+  const std::string without_tova = testing::TempDir() + "profile_without_tova.safetensors";
+  ASSERT_TRUE(SaveProfile(profile, without_tova));
+  EXPECT_EQ(error([&](EngineConfig& c) {
+              c.compression.scorer = Scorer::kTova;
+              c.compression_profile = without_tova;
+            }).param,
             "compression_scorer");
+  for (const char* gates : {"", TANGRAM_SOURCE_DIR "/tests/unit/engine/compression_test.cc"}) {
+    const Error fault = error([&](EngineConfig& c) {
+      c.compression.scorer = Scorer::kFastKvzip;
+      c.compression_gate = gates;
+    });
+    EXPECT_TRUE(fault.param == "compression_gate_path" || fault.kind == ErrorKind::kLoad) << gates;
+  }
   EXPECT_EQ(error([](EngineConfig& c) {
               c.model_path = TANGRAM_SOURCE_DIR "/tests/unit/model/golden/llama31_bf16";
             }).param,
@@ -187,7 +206,7 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
 TEST(CompressionTest, ProfilesSurviveTheirFile) {
   const auto profile = LoadProfile(TinyProfile());
   ASSERT_TRUE(profile) << profile.error().message;
-  EXPECT_EQ(profile->scorers.size(), 7u);
+  EXPECT_EQ(profile->scorers.size(), AllScorers().size());
   EXPECT_EQ(profile->repeat_prompt, (std::vector<TokenId>{1, 2, 3}));
   const ScorerProfile& gate = profile->scorers.at(Scorer::kGate);
   const auto& shares = gate.demand.shares;
