@@ -7,150 +7,22 @@
 #include <numeric>
 #include <thread>
 
+#include "engine/calibration_hooks.h"
 #include "engine/fastkvzip.h"
 #include "engine/rank_correlation.h"
 #include "engine/repeat_pass.h"
 #include "engine/ridge.h"
 #include "engine/single_sequence.h"
-#include "kvcache/compressor.h"
+#include "kvcache/gate_scorer.h"
 
 namespace tangram {
 namespace {
 
 constexpr float kLabelFloor = 1e-5f;  // the gate learns log(label + this)
 
-// Scores of one text: [L * Hkv][n].
-using TextScores = std::vector<std::vector<float>>;
-
 struct Shapes {
   int layers, kv_heads, width;
   size_t heads() const { return static_cast<size_t>(layers * kv_heads); }
-};
-
-// Keeps the attention inputs of a step.
-class InputRecorder final : public LayerHook {
- public:
-  explicit InputRecorder(const Shapes& shapes) : inputs_(static_cast<size_t>(shapes.layers)) {}
-  void OnInput(int layer, const TensorView& input) override {
-    const auto* values = input.as<float>();
-    inputs_[static_cast<size_t>(layer)].assign(values, values + input.shape.count());
-  }
-  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int, const ops::AppendParams&) override {}
-  const std::vector<std::vector<float>>& inputs() const { return inputs_; }
-
- private:
-  std::vector<std::vector<float>> inputs_;  // L x [T, D]
-};
-
-// Scores the tokens of each chunk as serving would by some dynamic scorers, but keeps them all.
-class DynamicScoreHook final : public LayerHook {
- public:
-  DynamicScoreHook(const std::vector<Scorer>& scorers, const CompressionConfig& config,
-                   int num_q_heads, const KvStorage& kv, ops::Backend& backend)
-      : config_(config), kv_(kv), backend_(backend) {
-    for (const Scorer scorer : scorers) {
-      CompressionConfig c = config;
-      c.scorer = scorer;
-      One& one = scorers_.emplace_back(
-          One{scorer, *ScoreMethodOf(scorer), QueryScoringOf(c, num_q_heads), {}, {}});
-      const int heads = kv.layout().heads.num_kv_heads();
-      one.state.resize(
-          static_cast<size_t>(heads * ops::QueryStateFloats(one.method, one.queries, heads,
-                                                            config.window, kv.layout().head_dim)));
-      one.scores.resize(static_cast<size_t>(kv.num_pages() * kv.layout().page_size));
-    }
-  }
-  void OnInput(int, const TensorView&) override {}
-  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int, const ops::AppendParams& appended) override {
-    for (One& one : scorers_) {
-      if (ops::LooksAtQueries(one.method)) Observe(one, appended);
-      Score(one, appended);
-    }
-  }
-
-  // Groups of one head and pages in order: the scores of a head lie side by side.
-  template <class Visit>
-  void ForScores(size_t heads, size_t length, const Visit& visit) const {
-    for (const One& one : scorers_) {
-      TextScores scores(heads);
-      const size_t stride = one.scores.size() / heads;
-      for (size_t h = 0; h < heads; ++h) {
-        const auto first = one.scores.begin() + static_cast<ptrdiff_t>(h * stride);
-        scores[h].assign(first, first + static_cast<ptrdiff_t>(length));
-      }
-      visit(one.scorer, scores);
-    }
-  }
-
- private:
-  struct One {
-    Scorer scorer;
-    ops::ScoreMethod method;
-    ops::QueryScoring queries;
-    std::vector<float> state;   // of one layer, the one in work
-    std::vector<float> scores;  // [L * Hkv, tokens]
-  };
-
-  // A step is a chunk.
-  void Observe(One& one, const ops::AppendParams& appended) {
-    ops::SequenceSpan span = appended.sequences.front();
-    span.since_boundary = 0;
-    backend_.ObserveQueries({.method = one.method,
-                             .queries = one.queries,
-                             .num_kv_heads = appended.num_kv_heads,
-                             .window = config_.window,
-                             .qkv = appended.qkv,
-                             .positions = appended.positions,
-                             .rope = appended.rope(),
-                             .pool = appended.pool,
-                             .pages = appended.pages,
-                             .heads = appended.heads,
-                             .sequences = {&span, 1},
-                             .state = one.state.data()});
-  }
-
-  void Score(One& one, const ops::AppendParams& appended) {
-    const ops::SequenceSpan& chunk = appended.sequences.front();
-    const int begin = chunk.row_history[0], end = begin + chunk.num_tokens;
-    const auto rows = static_cast<size_t>(kv_.layout().heads.num_rows());
-    const std::vector<int32_t> locked(rows, begin == 0 ? config_.sinks : begin - config_.window);
-    const std::vector<int32_t> length(rows, end);
-    const ops::BoundarySpan span{0, end, locked.data(), length.data(), length.data()};
-    backend_.Score({.method = one.method,
-                    .num_kv_heads = appended.num_kv_heads,
-                    .window = config_.window,
-                    .pool = appended.pool,
-                    .pool_scores = one.scores.data(),
-                    .pages = appended.pages,
-                    .heads = appended.heads,
-                    .sequences = {&span, 1},
-                    .queries = one.queries,
-                    .state = one.state.data(),
-                    .rope = appended.rope()});
-  }
-
-  const CompressionConfig& config_;
-  const KvStorage& kv_;
-  ops::Backend& backend_;
-  std::vector<One> scorers_;
-};
-
-// Scores the tokens of a step by a gate.
-class GateHook final : public LayerHook {
- public:
-  using Visit = std::function<void(int layer, const TensorView& scores)>;
-  GateHook(GateScorer& gate, Visit visit) : gate_(gate), visit_(std::move(visit)) {}
-  void OnInput(int layer, const TensorView& input) override {
-    visit_(layer, gate_.Scores(layer, input));
-  }
-  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int, const ops::AppendParams&) override {}
-
- private:
-  GateScorer& gate_;
-  Visit visit_;
 };
 
 // The share of each head's tokens that is among the best `ratio` of all heads'; sinks and window
@@ -199,7 +71,9 @@ class Calibrator {
     }
     for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(TakeLabels(text));
     FitGate();
-    for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(MeasureDemand(text));
+    for (const auto& text : texts_) {
+      if (Wants(Scorer::kGate)) TANGRAM_RETURN_IF_ERROR(MeasureGate(text));
+    }
     for (const auto& [scorer, samples] : samples_) profile_.scorers[scorer] = Summarise(samples);
     profile_.model_fingerprint = model_.fingerprint();
     profile_.repeat_prompt.assign(repeat_.begin(), repeat_.end());
@@ -230,28 +104,52 @@ class Calibrator {
     }
   }
 
+  // One forward over the text, chunk by chunk, that everything but the gate is taken from; and one
+  // of each chunk again, for its labels.
   Status TakeLabels(const std::vector<TokenId>& text) {
-    TANGRAM_ASSIGN_OR_RETURN(
-        auto sequence, NewSequence(text.size() + repeat_.size() + options_.compression.chunk));
-    TextScores scores(shapes_.heads());
-    ForChunks(text, [&](std::span<const TokenId> chunk) {
-      const int first = sequence->size(), count = static_cast<int>(chunk.size());
-      InputRecorder recorder(shapes_);
-      sequence->Append(chunk, &recorder, {});
-      std::vector<TokenId> repeated(repeat_.begin(), repeat_.end());
-      repeated.insert(repeated.end(), chunk.begin(), chunk.end());
-      std::vector<std::vector<float>> labels(
-          recorder.inputs().size(),
-          std::vector<float>(chunk.size() * static_cast<size_t>(shapes_.kv_heads)));
-      LabelHook hook(backend_, count,
-                     [&](int layer) { return labels[static_cast<size_t>(layer)].data(); });
-      sequence->Append(repeated, &hook, {});
-      sequence->Truncate(first + count);
-      Learn(recorder.inputs(), labels, count);
-      for (size_t l = 0; l < labels.size(); ++l) AddScores(labels[l], l, scores);
+    const auto chunk_size = static_cast<size_t>(options_.compression.chunk);
+    TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size() + repeat_.size() + chunk_size));
+    InputRecorder recorder(shapes_.layers);
+    DynamicScoreHook dynamic(DynamicScorers(), options_.compression,
+                             model_.config().num_attention_heads, sequence->kv(), backend_);
+    TextScores labels(shapes_.heads()), fastkvzip(shapes_.heads());
+    TANGRAM_ASSIGN_OR_RETURN(GateScorer published,
+                             GateScorer::Create(backend_, {{}, {}, fastkvzip_.layers},
+                                                shapes_.kv_heads, options_.compression.chunk));
+    GateHook gate(published, [&](int layer, const TensorView& scores) {
+      const auto* values = scores.as<float>();
+      AddScores({values, values + scores.shape.count()}, static_cast<size_t>(layer), fastkvzip);
     });
-    KeepSample(Scorer::kReconstruction, scores);
+    ForChunks(text, [&](std::span<const TokenId> chunk) {
+      HookChain hooks{&recorder};
+      if (Wants(Scorer::kFastKvzip)) hooks.Add(&gate);
+      // Statistics are those of whole chunks: what is behind the last is not looked at.
+      if (chunk.size() == chunk_size) hooks.Add(&dynamic);
+      sequence->Append(chunk, &hooks, {});
+      const auto of_chunk = Labels(*sequence, chunk);
+      Learn(recorder.inputs(), of_chunk, static_cast<int>(chunk.size()));
+      for (size_t l = 0; l < of_chunk.size(); ++l) AddScores(of_chunk[l], l, labels);
+    });
+    KeepSample(Scorer::kReconstruction, labels);
+    KeepSample(Scorer::kFastKvzip, fastkvzip);
+    dynamic.ForScores(shapes_.heads(), text.size() / chunk_size * chunk_size,
+                      [&](Scorer scorer, const TextScores& scores) { KeepSample(scorer, scores); });
     return {};
+  }
+
+  // The last tokens of the sequence are asked for again. L x [count, Hkv]
+  std::vector<std::vector<float>> Labels(SingleSequence& sequence, std::span<const TokenId> chunk) {
+    const int size = sequence.size();
+    std::vector<TokenId> repeated(repeat_.begin(), repeat_.end());
+    repeated.insert(repeated.end(), chunk.begin(), chunk.end());
+    std::vector<std::vector<float>> labels(
+        static_cast<size_t>(shapes_.layers),
+        std::vector<float>(chunk.size() * static_cast<size_t>(shapes_.kv_heads)));
+    LabelHook hook(backend_, static_cast<int>(chunk.size()),
+                   [&](int layer) { return labels[static_cast<size_t>(layer)].data(); });
+    sequence.Append(repeated, &hook, {});
+    sequence.Truncate(size);
+    return labels;
   }
 
   // values [count, Hkv] of a layer.
@@ -287,48 +185,18 @@ class Calibrator {
     }
   }
 
-  Status MeasureDemand(const std::vector<TokenId>& text) {
-    if (Wants(Scorer::kGate)) {
-      TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
-      TextScores scores(shapes_.heads());
-      ForChunks(text, [&](std::span<const TokenId> chunk) {
-        InputRecorder recorder(shapes_);
-        sequence->Append(chunk, &recorder, {});
-        for (size_t l = 0; l < recorder.inputs().size(); ++l) {
-          AddScores(GateScores(l, recorder.inputs()[l]), l, scores);
-        }
-      });
-      KeepSample(Scorer::kGate, scores);
-    }
-    if (Wants(Scorer::kFastKvzip)) TANGRAM_RETURN_IF_ERROR(MeasureFastKvzip(text));
-    const std::vector<Scorer> dynamic = DynamicScorers();
-    if (dynamic.empty()) return {};
+  // By the fitted gate: the one thing that cannot be had while it is fitted.
+  Status MeasureGate(const std::vector<TokenId>& text) {
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
-    DynamicScoreHook hook(dynamic, options_.compression, model_.config().num_attention_heads,
-                          sequence->kv(), backend_);
-    // Statistics are those of whole chunks: what is behind the last is not looked at.
-    const size_t chunk_size = static_cast<size_t>(options_.compression.chunk);
-    const size_t length = text.size() / chunk_size * chunk_size;
-    ForChunks(text, [&](std::span<const TokenId> chunk) {
-      if (chunk.size() == chunk_size) sequence->Append(chunk, &hook, {});
-    });
-    hook.ForScores(shapes_.heads(), length,
-                   [&](Scorer scorer, const TextScores& scores) { KeepSample(scorer, scores); });
-    return {};
-  }
-
-  Status MeasureFastKvzip(const std::vector<TokenId>& text) {
-    TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
-    TANGRAM_ASSIGN_OR_RETURN(
-        GateScorer gate, GateScorer::Create(backend_, {{}, {}, fastkvzip_.layers}, shapes_.kv_heads,
-                                            options_.compression.chunk));
     TextScores scores(shapes_.heads());
-    GateHook hook(gate, [&](int layer, const TensorView& of_tokens) {
-      const auto* values = of_tokens.as<float>();
-      AddScores({values, values + of_tokens.shape.count()}, static_cast<size_t>(layer), scores);
+    InputRecorder recorder(shapes_.layers);
+    ForChunks(text, [&](std::span<const TokenId> chunk) {
+      sequence->Append(chunk, &recorder, {});
+      for (size_t l = 0; l < recorder.inputs().size(); ++l) {
+        AddScores(GateScores(l, recorder.inputs()[l]), l, scores);
+      }
     });
-    ForChunks(text, [&](std::span<const TokenId> chunk) { sequence->Append(chunk, &hook, {}); });
-    KeepSample(Scorer::kFastKvzip, scores);
+    KeepSample(Scorer::kGate, scores);
     return {};
   }
 
@@ -392,9 +260,8 @@ class Calibrator {
   }
 
   void Advance() {
-    // Over the texts; the labels' counts thrice.
-    const size_t passes = 3 + (Wants(Scorer::kGate) ? 1 : 0) + (DynamicScorers().empty() ? 0 : 1) +
-                          (Wants(Scorer::kFastKvzip) ? 1 : 0);
+    // Over the texts; the first, which takes the labels, counts thrice.
+    const size_t passes = 3 + (Wants(Scorer::kGate) ? 1 : 0);
     const double chunks =
         std::ceil(static_cast<double>(texts_.front().size()) / options_.compression.chunk);
     const bool labels = profile_.gate_weight.empty();
