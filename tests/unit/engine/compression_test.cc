@@ -90,35 +90,34 @@ TEST_P(CompressedEngineTest, TokensDoNotDependOnLoadChunkingPreemptionOrTheCache
   EXPECT_EQ(engine->Stats().pages_held, 0);
 }
 
-// Going apart inside a chunk: its tokens lie in shared pages, but each sequence scores them by what
-// came after.
+// Going apart inside a chunk, also where its last queries are: its tokens lie in shared pages, but
+// each sequence scores them by what came after. The common tokens come first and leave their state.
 TEST_P(CompressedEngineTest, ACommonBeginningIsScoredByEachForItself) {
   EngineConfig config = Config();
-  const auto requests = [&](const Engine& engine) {
-    const int vocab = engine.info().vocab_size;
-    const auto common = MakeRequest(500, kChunk + kChunk / 2, 1, vocab).prompt;
-    std::vector<Request> made;
-    for (uint32_t i = 0; i < 6; ++i) {
-      made.push_back(MakeRequest(600 + i, 3 + static_cast<int>(i), 20, vocab));
-      made.back().prompt.insert(made.back().prompt.begin(), common.begin(), common.end());
-      made.back().compression_ratio = config.compression.ratio;
-    }
-    return made;
-  };
-  config.enable_prefix_caching = false;
-  auto plain = Start(config);
-  std::vector<std::vector<TokenId>> expected;
-  for (const Request& request : requests(*plain)) expected.push_back(RunAlone(*plain, request));
-  config.enable_prefix_caching = true;
-  auto engine = Start(config);
-  for (int round = 0; round < 3; ++round) {
-    std::vector<Collector> collectors(expected.size());
-    const auto made = requests(*engine);
-    for (size_t i = 0; i < made.size(); ++i) {
-      ASSERT_TRUE(engine->Submit(made[i], collectors[i].Listener()));
-    }
-    for (size_t i = 0; i < made.size(); ++i) {
-      EXPECT_EQ(collectors[i].Wait(), expected[i]) << "round " << round << " request " << i;
+  config.max_num_batched_tokens = 128;  // all of them cross the boundary in one step
+  EngineConfig without_cache = config;
+  without_cache.enable_prefix_caching = false;
+  auto plain = Start(without_cache), engine = Start(config);
+  const int vocab = engine->info().vocab_size;
+  for (const int common : {kChunk + 5, 2 * kChunk - 2, 2 * kChunk - 1, 2 * kChunk}) {
+    for (uint32_t seed = 0; seed < 4; ++seed) {
+      Request first = MakeRequest(500 + seed, common, 1, vocab);
+      first.compression_ratio = config.compression.ratio;
+      RunAlone(*engine, first);
+      std::vector<Request> requests;
+      for (uint32_t i = 0; i < 6; ++i) {
+        Request& request = requests.emplace_back(MakeRequest(600 + 10 * seed + i, 12, 16, vocab));
+        request.prompt.insert(request.prompt.begin(), first.prompt.begin(), first.prompt.end());
+        request.compression_ratio = config.compression.ratio;
+      }
+      std::vector<Collector> collectors(requests.size());
+      for (size_t i = 0; i < requests.size(); ++i) {
+        ASSERT_TRUE(engine->Submit(requests[i], collectors[i].Listener()));
+      }
+      for (size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(collectors[i].Wait(), RunAlone(*plain, requests[i]))
+            << common << " common tokens, seed " << seed << " request " << i;
+      }
     }
   }
   EXPECT_GT(engine->Stats().prefix_cache_hits, 0u);
@@ -133,7 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Setting{Scorer::kFastKvzip, BudgetLevel::kCrossLayer, 0.3f},
                     Setting{Scorer::kReconstruction, BudgetLevel::kCrossLayer, 0.3f},
                     Setting{Scorer::kExpectedAttention, BudgetLevel::kPerLayer, 0.5f},
-                    Setting{Scorer::kSnapKv, BudgetLevel::kCrossLayer, 0.3f},
+                    Setting{Scorer::kSnapKv, BudgetLevel::kCrossLayer, 0.5f},
                     Setting{Scorer::kTova, BudgetLevel::kPerLayer, 0.5f},
                     Setting{Scorer::kStreamingLlm, BudgetLevel::kUniform, 0.3f}));
 
