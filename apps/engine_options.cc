@@ -19,6 +19,11 @@ void DeclareModel(Options& options, EngineConfig& config, TextConfig& text) {
       {{"auto", false}, {"gguf", false}, {"safetensors", false}, {"dummy", true}},
       "dummy: seeded random weights");
   options.Add("max-model-len", &config.max_model_len, "longest context, tokens; 0: the model's");
+  options.Add(
+      "generation-config", &config.generation_config,
+      "sampling defaults: auto (the model's generation_config.json), vllm (none), or a path");
+  options.Add("override-generation-config", &config.override_generation_config,
+              "a JSON object of sampling defaults, over those");
   options.Add("seed", &config.seed, "of dummy weights, and of requests without a seed");
 }
 
@@ -45,8 +50,9 @@ void DeclareScheduling(Options& options, EngineConfig& config) {
   options.Group("Scheduling");
   options.Add("max-num-seqs", &config.max_num_seqs, "sequences that run at once");
   options.Add("max-num-batched-tokens", &config.max_num_batched_tokens, "tokens of a step");
-  options.Add("max-queued-requests", &config.max_queued_requests,
-              "that wait; more are answered 503");
+  options
+      .Add("max-queued-requests", &config.max_queued_requests, "that wait; more are answered 503")
+      .Alias("--max-num-queued-reqs");
   options.AddWords<bool>("scheduling-policy", &config.priority_policy,
                          {{"fcfs", false}, {"priority", true}}, "order of waiting requests");
   options.Add("num-threads", &config.num_threads, "of the CPU backend; 0: one a core").Alias("-t");
@@ -87,6 +93,8 @@ void DeclareForeignEngineOptions(Options& options) {
   one_device("data-parallel-size", "1").Alias("-dp");
   one_device("nnodes", "1");
   one_device("node-rank", "0");
+  one_device("master-addr", "127.0.0.1");
+  one_device("master-port", "29501");
   options.Refuse("headless", Kind::kFlag, "false", "one device of one machine is served");
   options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");
   options.Refuse("enable-lora", Kind::kFlag, "false", "adapters are not served");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <new>
 #include <string_view>
 
 #include "command.h"
@@ -36,7 +37,13 @@ void PrintUsage(std::FILE* to) {
 int main(int argc, char** argv) {
   const std::string_view name = argc > 1 ? argv[1] : "";
   for (const Command& command : kCommands) {
-    if (command.name == name) return command.run(tangram::Args(argv + 2, argv + argc));
+    if (command.name != name) continue;
+    try {
+      return command.run(tangram::Args(argv + 2, argv + argc));
+    } catch (const std::bad_alloc&) {
+      fmt::print(stderr, "error: not enough memory\n");
+      return tangram::kExitMemory;
+    }
   }
   const bool help = name == "--help" || name == "-h" || name == "help";
   if (!help && !name.empty()) fmt::print(stderr, "error: unknown command '{}'\n", name);

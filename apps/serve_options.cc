@@ -86,6 +86,8 @@ void DeclareForeignServerOptions(Options& options) {
   options.Refuse("kv-events-config", Kind::kValue, "", "cache events are not published");
   options.Refuse("stream-interval", Kind::kValue, "1", "every token is sent when it is there");
   options.Refuse("logprobs-mode", Kind::kValue, "raw_logprobs", "only raw_logprobs are computed");
+  options.Refuse("max-num-queued-tokens", Kind::kValue, "",
+                 "the queue is bounded in requests: --max-queued-requests");
   options.Accept("multi-turn", Kind::kFlag,
                  "the prefix cache finds a conversation's earlier turns by itself");
 }

@@ -56,6 +56,7 @@ void Declare(Options& options, MultiTurnConfig& config) {
 struct TurnRecord {
   int turn = 0;      // from 0
   int messages = 0;  // of the request
+  int history = 0;   // tokens of the prompt that an earlier turn has processed
   StreamedAnswer answer;
 };
 
@@ -63,6 +64,7 @@ struct TurnRecord {
 struct Active {
   const Conversation* script = nullptr;
   size_t turn = 0;
+  int processed = 0;  // tokens so far, prompt and answer
   json messages = json::array();
 };
 
@@ -109,7 +111,10 @@ class Client {
     TANGRAM_ASSIGN_OR_RETURN(StreamedAnswer answer, client_.Stream("/v1/chat/completions", body));
     const int num_messages = static_cast<int>(active.messages.size());
     active.messages.push_back({{"role", "assistant"}, {"content", answer.text}});
-    records.push_back({static_cast<int>(active.turn++), num_messages, std::move(answer)});
+    // Of an answer's last token nothing is computed.
+    const int history =
+        std::exchange(active.processed, answer.prompt_tokens + answer.output_tokens - 1);
+    records.push_back({static_cast<int>(active.turn++), num_messages, history, std::move(answer)});
     return {};
   }
 
@@ -122,18 +127,29 @@ class Client {
 using Columns = std::vector<std::pair<std::string, std::vector<double>>>;
 
 Columns Collect(const std::vector<TurnRecord>& records) {
-  Columns columns = {{"ttft_ms", {}},           {"tpot_ms", {}},          {"latency_ms", {}},
-                     {"input_num_turns", {}},   {"input_num_tokens", {}}, {"cached_num_tokens", {}},
-                     {"output_num_tokens", {}}, {"output_num_chunks", {}}};
+  Columns columns = {{"ttft_ms", {}},
+                     {"tpot_ms", {}},
+                     {"latency_ms", {}},
+                     {"input_num_turns", {}},
+                     {"input_num_tokens", {}},
+                     {"cached_num_tokens", {}},
+                     {"recomputed_num_tokens", {}},
+                     {"output_num_tokens", {}},
+                     {"output_num_chunks", {}}};
   for (const TurnRecord& record : records) {
     const StreamedAnswer& answer = record.answer;
     const double decoding = answer.last_chunk_seconds - answer.first_chunk_seconds;
     const double tpot = answer.output_tokens > 1 ? decoding / (answer.output_tokens - 1) : 0;
     const double values[] = {
-        answer.first_chunk_seconds * 1000,         tpot * 1000,
-        answer.last_chunk_seconds * 1000,          static_cast<double>(record.messages),
-        static_cast<double>(answer.prompt_tokens), static_cast<double>(answer.cached_tokens),
-        static_cast<double>(answer.output_tokens), static_cast<double>(answer.num_chunks)};
+        answer.first_chunk_seconds * 1000,
+        tpot * 1000,
+        answer.last_chunk_seconds * 1000,
+        static_cast<double>(record.messages),
+        static_cast<double>(answer.prompt_tokens),
+        static_cast<double>(answer.cached_tokens),
+        std::max(0.0, static_cast<double>(record.history - answer.cached_tokens)),
+        static_cast<double>(answer.output_tokens),
+        static_cast<double>(answer.num_chunks)};
     for (size_t i = 0; i < columns.size(); ++i) columns[i].second.push_back(values[i]);
   }
   return columns;
@@ -157,12 +173,12 @@ constexpr const char* kStatistics[] = {"count", "mean", "std", "min", "25%",
 json Report(const std::vector<TurnRecord>& records, double seconds) {
   json result = {{"runtime_sec", seconds},
                  {"requests_per_sec", static_cast<double>(records.size()) / seconds}};
-  fmt::print("\nruntime_sec = {:.3f}\nrequests_per_sec = {:.3f}\n\n{:<20}", seconds,
+  fmt::print("\nruntime_sec = {:.3f}\nrequests_per_sec = {:.3f}\n\n{:<22}", seconds,
              static_cast<double>(records.size()) / seconds, "");
   for (const char* name : kStatistics) fmt::print("{:>10}", name);
   for (const auto& [name, values] : Collect(records)) {
     const json statistics = result[name] = Statistics(values);
-    fmt::print("\n{:<20}", name);
+    fmt::print("\n{:<22}", name);
     for (const char* key : kStatistics) fmt::print("{:>10.2f}", statistics[key].get<double>());
   }
   std::map<int, std::vector<TurnRecord>> by_turn;

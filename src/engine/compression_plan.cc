@@ -60,10 +60,14 @@ Result<std::vector<TokenId>> RepeatPrompt(const Profile& profile, int vocab_size
   return profile.repeat_prompt;
 }
 
-void UploadGate(const Profile& profile, ops::Backend& backend, CompressionPlan& plan) {
+Status UploadGate(const Profile& profile, ops::Backend& backend, CompressionPlan& plan) {
   const size_t weights = profile.gate_weight.size(), biases = profile.gate_bias.size();
   plan.gate_memory.push_back(Buffer::AllocateHost((weights + biases) * sizeof(float)));
+  const auto no_memory = [] {
+    return MakeError(ErrorKind::kOutOfMemory, "not enough memory for the gate of the profile");
+  };
   auto* memory = static_cast<float*>(plan.gate_memory.front().data());
+  if (memory == nullptr) return no_memory();
   std::ranges::copy(profile.gate_weight, memory);
   std::ranges::copy(profile.gate_bias, memory + weights);
   const int64_t heads = profile.num_kv_heads, width = profile.hidden_size;
@@ -72,7 +76,9 @@ void UploadGate(const Profile& profile, ops::Backend& backend, CompressionPlan& 
         backend.Upload({memory + l * heads * width, DType::kF32, {heads, width}}));
     plan.gate.bias.push_back(
         backend.Upload({memory + static_cast<int64_t>(weights) + l * heads, DType::kF32, {heads}}));
+    if (plan.gate.weight.back().empty() || plan.gate.bias.back().empty()) return no_memory();
   }
+  return {};
 }
 
 // Every percent that the profile knows, so that a request may choose its own.
@@ -110,7 +116,9 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, Model& model
   CompressionPlan plan{std::move(heads), {}, {}, {}, {}, found.path + ", " + found.origin};
   plan.tables.push_back(RetentionTable::Full(plan.heads.num_rows(), c.chunk));
   BuildTables(demand, config, max_model_len, plan);
-  if (c.scorer == Scorer::kGate) UploadGate(found.profile, backend, plan);
+  if (c.scorer == Scorer::kGate) {
+    TANGRAM_RETURN_IF_ERROR(UploadGate(found.profile, backend, plan));
+  }
   if (c.scorer == Scorer::kFastKvzip) {
     TANGRAM_ASSIGN_OR_RETURN(FastKvzipWeights gates, FastKvzipOf(config, model, backend));
     plan.gate.fastkvzip = std::move(gates.layers);

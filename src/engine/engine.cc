@@ -24,6 +24,19 @@ SchedulerConfig MakeSchedulerConfig(const EngineConfig& config, const ModelRunne
   return made;
 }
 
+Result<GenerationDefaults> Generation(const EngineConfig& config, const ModelConfig& model) {
+  GenerationDefaults made;
+  if (config.generation_config == "auto") {
+    made = model.generation;
+  } else if (config.generation_config != "vllm") {
+    TANGRAM_ASSIGN_OR_RETURN(made, ReadGenerationDefaults(config.generation_config));
+  }
+  if (config.override_generation_config.empty()) return made;
+  TANGRAM_RETURN_IF_ERROR(OverrideGenerationDefaults(config.override_generation_config,
+                                                     "--override-generation-config", &made));
+  return made;
+}
+
 SamplingParams DefaultSampling(const GenerationDefaults& given) {
   SamplingParams params;
   params.temperature = given.temperature.value_or(params.temperature);
@@ -34,13 +47,15 @@ SamplingParams DefaultSampling(const GenerationDefaults& given) {
   return params;
 }
 
-EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner) {
+EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner,
+                    const GenerationDefaults& generation) {
   const ModelConfig& model = runner.model_config();
   const KvLayout& layout = runner.kv().layout();
   EngineInfo info;
   info.vocab_size = model.vocab_size;
   info.max_model_len = runner.max_model_len();
   info.eos_token_ids = model.eos_token_ids;
+  MergeTokenIds(generation.eos_token_ids, &info.eos_token_ids);
   info.num_layers = model.num_layers;
   info.num_kv_heads = model.num_key_value_heads;
   info.head_dim = model.head_dim;
@@ -61,8 +76,9 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner) {
       info.peak_pages = table.PeakPages(0, info.max_model_len, info.page_size);
     }
   }
-  info.default_sampling = DefaultSampling(model.generation);
-  info.default_max_tokens = model.generation.max_new_tokens.value_or(0);
+  info.default_sampling = DefaultSampling(generation);
+  info.default_max_tokens = generation.max_new_tokens.value_or(0);
+  info.priority_policy = config.priority_policy;
   return info;
 }
 
@@ -84,7 +100,9 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
   TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
   TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config, maker));
   Scheduler scheduler(MakeSchedulerConfig(config, *runner), runner->tables());
-  EngineInfo info = MakeInfo(config, *runner);
+  TANGRAM_ASSIGN_OR_RETURN(const GenerationDefaults generation,
+                           Generation(config, runner->model_config()));
+  EngineInfo info = MakeInfo(config, *runner, generation);
   return std::make_unique<EngineLoop>(config, std::move(info), std::move(runner),
                                       std::move(scheduler));
 }

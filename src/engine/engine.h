@@ -45,21 +45,32 @@ struct EngineConfig {
   int num_threads = 0;             // 0: the cores this process may use
   bool reference_backend = false;  // the naive ops, for comparisons
   int max_queued_requests = 1024;  // waiting, beyond those running
+  // Sampling defaults: "auto" (the model's generation_config.json), "vllm" (none), or such a file
+  // or its folder; then the fields of a JSON object.
+  std::string generation_config = "auto", override_generation_config;
 };
 
-// How long something took: counts[i] times at most kBounds[i] seconds and more than the bound
-// before, the last ones more than all bounds.
-struct TimeHistogram {
+// counts[i] values were at most kBounds[i] and more than the bound before, the last ones more than
+// all bounds.
+template <class Bounds>
+struct StepHistogram {
+  using Value = typename decltype(Bounds::kBounds)::value_type;
+  std::array<uint64_t, Bounds::kBounds.size() + 1> counts{};
+  Value sum = 0;
+
+  void Add(Value value) {
+    const auto bound = std::ranges::lower_bound(Bounds::kBounds, value);
+    ++counts[static_cast<size_t>(bound - Bounds::kBounds.begin())];
+    sum += value;
+  }
+};
+struct SecondsBounds {
   static constexpr std::array<double, 10> kBounds = {1e-5, 1e-4, 1e-3, 3e-3, 0.01,
                                                      0.03, 0.1,  0.3,  1,    3};
-  std::array<uint64_t, kBounds.size() + 1> counts{};
-  double sum = 0;
-
-  void Add(double seconds) {
-    const auto bound = std::lower_bound(kBounds.begin(), kBounds.end(), seconds);
-    ++counts[static_cast<size_t>(bound - kBounds.begin())];
-    sum += seconds;
-  }
+};
+struct StepTokensBounds {  // vLLM's
+  static constexpr std::array<int64_t, 13> kBounds = {1,   8,    16,   32,   64,   128,  256,
+                                                      512, 1024, 2048, 4096, 8192, 16384};
 };
 
 // A snapshot for metrics and logs; totals since the start.
@@ -69,10 +80,11 @@ struct EngineStats {
   int64_t logical_tokens = 0, resident_tokens = 0, longest_tokens = 0;
   uint64_t compression_runs = 0, pages_reclaimed = 0;
   uint64_t blocked_by_pages = 0, blocked_by_slots = 0, blocked_by_tokens = 0;
-  TimeHistogram compression_seconds;  // of a step; none without compression
+  StepHistogram<SecondsBounds> compression_seconds;  // of a step; none without compression
   uint64_t prompt_tokens = 0, generation_tokens = 0;
   uint64_t num_preemptions = 0, prefix_cache_queries = 0, prefix_cache_hits = 0;
   uint64_t num_steps = 0;
+  StepHistogram<StepTokensBounds> step_tokens;
   double schedule_seconds = 0, forward_seconds = 0, sample_seconds = 0;
 };
 
@@ -94,6 +106,7 @@ struct EngineInfo {
   // generation_config.json's sampling defaults, in SamplingParams' terms.
   SamplingParams default_sampling;
   int default_max_tokens = 0;  // 0: none
+  bool priority_policy = false;
 };
 
 // Makes the profile of a model for which none is found, on the model itself (apps/calibration).

@@ -176,14 +176,16 @@ void EngineLoop::Step() {
   const auto scheduled = Clock::now();
   const TensorView logits = runner_->Run(output, scheduler_);
   const auto ran = Clock::now();
+  // Before the listeners are told: who hears of an end finds its step counted.
   if (info_.compression.enabled()) {
     totals_.compression_seconds.Add(runner_->TakeCompressionSeconds());
   }
-  SampleAndTell(output, logits);
   totals_.schedule_seconds += SecondsBetween(begin, scheduled);
   totals_.forward_seconds += SecondsBetween(scheduled, ran);
-  totals_.sample_seconds += SecondsBetween(ran, Clock::now());
   ++totals_.num_steps;
+  totals_.step_tokens.Add(output.num_tokens);
+  SampleAndTell(output, logits);
+  totals_.sample_seconds += SecondsBetween(ran, Clock::now());
 }
 
 void EngineLoop::SampleAndTell(const SchedulerOutput& output, const TensorView& logits) {
@@ -217,12 +219,11 @@ TokenEvent EngineLoop::SampleOne(const ScheduledSequence& s, const TensorView& l
   LiveRequest& live = live_.at(s.id);
   const auto vocab = static_cast<size_t>(info_.vocab_size);
   const int position = s.num_computed + s.num_tokens;
-  const bool below_minimum = position - live.prompt_size < live.stop.min_tokens;
-  const std::span<const TokenId> stops = live.stop.stop_token_ids;
+  FindBanned(live, scheduler_.Tokens(s.id).subspan(static_cast<size_t>(live.prompt_size)));
   SampledToken sampled = sampler_.Sample({{logits.as<float>() + row * vocab, vocab},
                                           live.sampling,
                                           live.counts,
-                                          below_minimum ? stops : std::span<const TokenId>{},
+                                          banned_,
                                           live.seed,
                                           position});
   TokenEvent event;
@@ -242,6 +243,21 @@ TokenEvent EngineLoop::SampleOne(const ScheduledSequence& s, const TensorView& l
     event.prefill_seconds = SecondsBetween(live.first_scheduled, Clock::now());
   }
   return event;
+}
+
+// What must not be generated next: stop ids before min_tokens, and the ends of bad words.
+void EngineLoop::FindBanned(const LiveRequest& live, std::span<const TokenId> generated) {
+  banned_.clear();
+  if (static_cast<int>(generated.size()) < live.stop.min_tokens) {
+    banned_ = live.stop.stop_token_ids;
+  }
+  for (const std::vector<TokenId>& word : live.sampling.bad_words) {
+    const size_t head = word.size() - 1;
+    if (generated.size() >= head &&
+        std::ranges::equal(std::span(word).first(head), generated.last(head))) {
+      banned_.push_back(word.back());
+    }
+  }
 }
 
 void EngineLoop::Tell(RequestId id, const TokenEvent& event) {

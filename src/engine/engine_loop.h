@@ -64,6 +64,7 @@ class EngineLoop final : public Engine {
   void Step();
   void SampleAndTell(const SchedulerOutput& output, const TensorView& logits);
   TokenEvent SampleOne(const ScheduledSequence& sequence, const TensorView& logits, size_t row);
+  void FindBanned(const LiveRequest& live, std::span<const TokenId> generated);
   void Tell(RequestId id, const TokenEvent& event);
   void End(RequestId id, FinishReason reason);
   void EndAll(FinishReason reason);
@@ -80,6 +81,7 @@ class EngineLoop final : public Engine {
   std::unordered_map<RequestId, LiveRequest> live_;
   std::vector<TokenEvent> events_;  // of this step, one for each sampled token
   std::vector<TokenId> tokens_;
+  std::vector<TokenId> banned_;    // from the token that is sampled now
   std::vector<RequestId> failed_;  // whose logits were not finite
   EngineStats totals_;
 

@@ -33,7 +33,7 @@ struct SampleInput {
   std::span<float> logits;  // [V], overwritten
   const SamplingParams& params;
   const TokenCounts& counts;
-  std::span<const TokenId> banned;  // stop ids while min_tokens is not reached
+  std::span<const TokenId> banned;  // must not be chosen
   uint64_t seed;                    // the request's own
   int position;                     // of the new token
 };

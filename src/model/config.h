@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "model/generation_defaults.h"
 #include "ops/backend.h"
 
 namespace tangram {
@@ -22,12 +22,6 @@ struct RopeConfig {
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   double beta_fast = 32.0, beta_slow = 1.0;              // yarn
   double attention_factor = 1.0;                         // yarn: multiplies cos and sin
-};
-
-// Sampling defaults of generation_config.json; absent fields have no value.
-struct GenerationDefaults {
-  std::optional<float> temperature, top_p, min_p, repetition_penalty;
-  std::optional<int> top_k, max_new_tokens;
 };
 
 // The attention factor that YaRN suggests for a scaling factor (arXiv 2309.00071, eq. 22).

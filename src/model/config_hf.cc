@@ -202,37 +202,6 @@ Result<ModelConfig> ReadConfigJson(JsonReader& json) {
   return config;
 }
 
-template <class T>
-std::optional<T> Narrow(std::optional<double> value) {
-  return value ? std::optional<T>(static_cast<T>(*value)) : std::nullopt;
-}
-
-Status ReadGenerationConfig(const std::string& path, ModelConfig& config) {
-  TANGRAM_ASSIGN_OR_RETURN(const auto object, ReadJsonObject(path));
-  JsonReader json(object, path);
-  for (const int32_t id : json.TokenIds("eos_token_id")) {
-    if (std::ranges::find(config.eos_token_ids, id) == config.eos_token_ids.end()) {
-      config.eos_token_ids.push_back(id);
-    }
-  }
-  GenerationDefaults& defaults = config.generation;
-  defaults.temperature = Narrow<float>(json.Number("temperature"));
-  defaults.top_p = Narrow<float>(json.Number("top_p"));
-  defaults.min_p = Narrow<float>(json.Number("min_p"));
-  defaults.repetition_penalty = Narrow<float>(json.Number("repetition_penalty"));
-  const auto integer = [&](std::string_view key) -> std::optional<int> {
-    const auto value = json.Number(key);
-    if (value && !(*value >= 0 && *value <= 1 << 30)) {
-      json.Corrupt(fmt::format("'{}' is out of range", key));
-      return std::nullopt;
-    }
-    return Narrow<int>(value);
-  };
-  defaults.top_k = integer("top_k");
-  defaults.max_new_tokens = integer("max_new_tokens");
-  return json.status();
-}
-
 }  // namespace
 
 Result<ModelConfig> ReadHfConfig(const std::string& folder) {
@@ -244,7 +213,8 @@ Result<ModelConfig> ReadHfConfig(const std::string& folder) {
   const std::string generation = base / "generation_config.json";
   std::error_code ignored;
   if (std::filesystem::exists(generation, ignored)) {
-    TANGRAM_RETURN_IF_ERROR(ReadGenerationConfig(generation, config));
+    TANGRAM_ASSIGN_OR_RETURN(config.generation, ReadGenerationDefaults(generation));
+    MergeTokenIds(config.generation.eos_token_ids, &config.eos_token_ids);
   }
   TANGRAM_RETURN_IF_ERROR(FinishConfig(config, path));
   return config;

@@ -66,11 +66,12 @@ class Loader {
   Result<DecoderWeights> Run(int served_length) {
     const Shape table{config_.vocab_size, config_.hidden_size};
     TANGRAM_ASSIGN_OR_RETURN(Weight embedding, source_.Take(Named(naming_.embedding), table));
-    out_.embedding = out_.lm_head = Upload(embedding);
+    TANGRAM_ASSIGN_OR_RETURN(out_.embedding, Upload(embedding));
+    out_.lm_head = out_.embedding;
     const std::string head = Named(naming_.lm_head);
     if (!config_.tie_word_embeddings) {
       TANGRAM_ASSIGN_OR_RETURN(const Weight weight, source_.Take(head, table));
-      out_.lm_head = Upload(weight);
+      TANGRAM_ASSIGN_OR_RETURN(out_.lm_head, Upload(weight));
     } else if (source_.Has(head)) {
       // Some exporters store the tied matrix twice; the config's word is taken, as transformers
       // does.
@@ -93,8 +94,16 @@ class Loader {
     return fmt::format("{}{}.{}", naming_.layer_prefix, layer, part);
   }
 
-  TensorView Upload(const Weight& weight) {
+  static tl::unexpected<Error> NoMemory(size_t bytes) {
+    return MakeError(
+        ErrorKind::kOutOfMemory,
+        fmt::format("not enough memory to load the weights: one of {} MiB does not fit",
+                    (bytes + (1 << 20) - 1) >> 20));
+  }
+
+  Result<TensorView> Upload(const Weight& weight) {
     const TensorView view = backend_.Upload(weight.view);
+    if (view.empty()) return NoMemory(weight.view.bytes());
     if (view.data == weight.view.data) out_.owners.push_back(weight.owner);
     out_.bytes += view.bytes();
     return view;
@@ -103,7 +112,7 @@ class Loader {
   static Result<Buffer> Allocate(size_t bytes) {
     Buffer memory = Buffer::AllocateHost(bytes);
     if (memory.data() != nullptr) return memory;
-    return MakeError(ErrorKind::kOutOfMemory, "not enough memory to load the weights");
+    return NoMemory(bytes);
   }
 
   // A tensor [count] widened to f32 at `out`.
@@ -185,7 +194,7 @@ class Loader {
       }
       TANGRAM_ASSIGN_OR_RETURN(const Weight joined, Join(same, columns));
       Linear::Part& part = linear.parts.emplace_back();
-      part.weight = Upload(joined);
+      TANGRAM_ASSIGN_OR_RETURN(part.weight, Upload(joined));
       part.first = linear.out_features;
       if (sources[begin].bias) {
         TANGRAM_ASSIGN_OR_RETURN(part.bias, JoinBiases(sources.subspan(begin, i - begin)));
@@ -233,7 +242,7 @@ class Loader {
     TANGRAM_ASSIGN_OR_RETURN(Buffer memory, Allocate(half * sizeof(float)));
     std::memcpy(memory.data(), table.inv_freq.data(), half * sizeof(float));
     const TensorView view = memory.View(DType::kF32, {half});
-    out_.inv_freq = Upload({view, std::move(memory)});
+    TANGRAM_ASSIGN_OR_RETURN(out_.inv_freq, Upload({view, std::move(memory)}));
     out_.rope_scale = table.scale;
     return {};
   }

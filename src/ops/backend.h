@@ -110,7 +110,7 @@ class Backend {
   // A weight in host memory, as this backend's ops read it: the same view, or a copy that the
   // backend owns (on the device; for the CPU, matrices with their rows interleaved for its vector
   // lanes). The caller keeps `stored`'s memory alive as long as the result. A matrix is used whole:
-  // no views of its rows.
+  // no views of its rows. Empty if there is not enough memory.
   virtual TensorView Upload(const TensorView& stored) = 0;
   virtual void Embedding(const EmbeddingParams&) = 0;
   virtual void RmsNorm(const RmsNormParams&) = 0;

@@ -21,7 +21,8 @@ struct SamplingParams {
   float repetition_penalty = 1.0f;  // > 0, over prompt and generated tokens
   std::optional<uint64_t> seed;     // the same seed and prompt give the same tokens
   std::vector<std::pair<TokenId, float>> logit_bias;
-  std::vector<TokenId> allowed_token_ids;  // empty: all
+  std::vector<TokenId> allowed_token_ids;       // empty: all
+  std::vector<std::vector<TokenId>> bad_words;  // none empty: are not generated
   int num_logprobs =
       -1;  // -1: none; k: the sampled token's and the k best; kAllLogprobs: the whole vocabulary
   static constexpr int kAllLogprobs = 1 << 30;

@@ -252,6 +252,7 @@ Result<Api::Prepared> Api::Prepare(const std::string& body, bool chat, const Ser
   TANGRAM_ASSIGN_OR_RETURN(prepared.request, chat ? ParseChatRequest(body, limits)
                                                   : ParseCompletionRequest(body, limits));
   TANGRAM_RETURN_IF_ERROR(CheckModel(prepared.request.model, model));
+  TANGRAM_RETURN_IF_ERROR(TokenizeBadWords(model, &prepared.request));
   TANGRAM_ASSIGN_OR_RETURN(prepared.prompts, PreparePrompts(prepared.request, model));
   return prepared;
 }

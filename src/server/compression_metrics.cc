@@ -1,52 +1,15 @@
 #include "server/compression_metrics.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
+
+#include "server/metric_family.h"
 
 namespace tangram {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
-using Labels = std::vector<ClientMetric::Label>;
-
-// A family whose samples all have `common` labels.
-class Family {
- public:
-  Family(MetricType type, std::string name, std::string help, Labels common)
-      : common_(std::move(common)) {
-    family_.type = type;
-    family_.name = std::move(name);
-    family_.help = std::move(help);
-  }
-  Family& Add(double value, Labels labels = {}) {
-    ClientMetric& metric = family_.metric.emplace_back();
-    metric.label = common_;
-    metric.label.insert(metric.label.end(), labels.begin(), labels.end());
-    (family_.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
-    return *this;
-  }
-  Family& Add(const TimeHistogram& times) {
-    ClientMetric& metric = family_.metric.emplace_back();
-    metric.label = common_;
-    metric.histogram.sample_sum = times.sum;
-    for (size_t i = 0; i < times.counts.size(); ++i) {
-      const bool bounded = i < TimeHistogram::kBounds.size();
-      metric.histogram.sample_count += times.counts[i];
-      metric.histogram.bucket.push_back(
-          {metric.histogram.sample_count,
-           bounded ? TimeHistogram::kBounds[i] : std::numeric_limits<double>::infinity()});
-    }
-    return *this;
-  }
-  MetricFamily Take() { return std::move(family_); }
-
- private:
-  Labels common_;
-  MetricFamily family_;
-};
 
 // The states add up to the pool: what is reserved is counted neither as free nor as cached.
 MetricFamily Pages(const EngineStats& stats, const Labels& common) {

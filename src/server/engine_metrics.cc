@@ -5,6 +5,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <string_view>
+
+#include "server/metric_family.h"
 
 namespace tangram {
 namespace {
@@ -12,7 +15,6 @@ namespace {
 using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
-using Labels = std::vector<ClientMetric::Label>;
 
 ClientMetric Sample(MetricType type, double value, Labels labels) {
   ClientMetric metric;
@@ -58,6 +60,37 @@ void AddCacheConfig(const EngineInfo& info, FamilyList* list) {
       .metric.push_back(Sample(MetricType::Gauge, 1, labels));
 }
 
+// Of features that are not served, but on every dashboard: zeros there instead of "no data".
+void AddUnserved(FamilyList* list) {
+  for (const char* name :
+       {"vllm:external_prefix_cache_queries_total", "vllm:external_prefix_cache_hits_total",
+        "vllm:mm_cache_queries_total", "vllm:mm_cache_hits_total",
+        "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_draft_tokens_total",
+        "vllm:spec_decode_num_accepted_tokens_total", "vllm:corrupted_requests_total"}) {
+    list->Counter(name, "Of a feature that is not served.", 0);
+  }
+  const auto add = [&](MetricType type, const char* name, const char* help,
+                       std::initializer_list<ClientMetric::Label> more) -> MetricFamily& {
+    Labels labels = list->labels;
+    labels.insert(labels.end(), more);
+    MetricFamily& family = list->Add(type, name, help);
+    family.metric.push_back(Sample(type, 0, std::move(labels)));
+    return family;
+  };
+  add(MetricType::Counter, "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+      "Of a feature that is not served.", {{"position", "0"}});
+  add(MetricType::Gauge, "vllm:lora_requests_info", "LoRA is not served.",
+      {{"max_lora", "0"}, {"waiting_lora_adapters", ""}, {"running_lora_adapters", ""}});
+  MetricFamily& states = add(MetricType::Gauge, "vllm:engine_sleep_state",
+                             "The engine does not sleep.", {{"sleep_state", "weights_offloaded"}});
+  for (const char* state : {"discard_all", "awake"}) {
+    ClientMetric metric = states.metric.front();
+    metric.label.back().value = state;
+    metric.gauge.value = state == std::string_view("awake") ? 1 : 0;
+    states.metric.push_back(std::move(metric));
+  }
+}
+
 }  // namespace
 
 std::vector<MetricFamily> EngineMetrics(const EngineStats& stats, const EngineInfo& info,
@@ -71,12 +104,12 @@ std::vector<MetricFamily> EngineMetrics(const EngineStats& stats, const EngineIn
   list.Gauge("vllm:kv_cache_usage_perc", "Share of the KV pages held by requests; 1 is all.",
              usage);
   list.Gauge("vllm:gpu_cache_usage_perc", "Old name of vllm:kv_cache_usage_perc.", usage);
-  list.Gauge("vllm:lora_requests_info", "LoRA is not served.", 0);
-  Labels awake = list.labels;
-  awake.push_back({"sleep_state", "awake"});
-  list.Add(MetricType::Gauge, "vllm:engine_sleep_state", "The engine does not sleep.")
-      .metric.push_back(Sample(MetricType::Gauge, 1, awake));
   AddCacheConfig(info, &list);
+  AddUnserved(&list);
+  list.families.push_back(Family(MetricType::Histogram, "vllm:iteration_tokens_total",
+                                 "Tokens of a forward step.", list.labels)
+                              .Add(stats.step_tokens)
+                              .Take());
   const auto counter = [&](const char* name, const char* help, uint64_t value) {
     list.Counter(name, help, static_cast<double>(value));
   };

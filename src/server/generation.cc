@@ -48,6 +48,7 @@ Generation::Generation(Setup setup)
                   .echo = std::move(prompt.echo)};
     choice.usage.prompt_tokens = choice.record.prompt_tokens = static_cast<int>(prompt.ids.size());
     choice.record.max_tokens = prompt.max_tokens;
+    choice.usage.ratio = request_.compression_ratio;
     choices_.push_back(std::move(choice));
   }
 }
@@ -204,7 +205,7 @@ void Generation::EndWithAbort() {
 }
 
 Usage Generation::TotalUsage() const {
-  Usage total;
+  Usage total{.ratio = request_.compression_ratio};
   for (const Choice& choice : choices_) {
     total.prompt_tokens += choice.usage.prompt_tokens;
     total.completion_tokens += choice.usage.completion_tokens;

@@ -145,7 +145,7 @@ class HttpConnection::Reply : public HttpReply {
     connection()->Finish(status);
   }
 
-  std::weak_ptr<HttpConnection> connection_;  // kept alive by its coroutine
+  std::weak_ptr<HttpConnection> connection_;  // kept alive by what it waits for
   uint64_t number_;
   bool completed_ = false;
 };

@@ -18,7 +18,8 @@ Json UsageJson(const Usage& usage) {
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
           {"kv",
            {{"logical_tokens", usage.logical_tokens},
-            {"resident_tokens", std::lround(usage.resident_tokens)}}}};
+            {"resident_tokens", std::lround(usage.resident_tokens)},
+            {"ratio", std::round(usage.ratio * 100) / 100}}}};
 }
 
 Json StopReasonJson(const Delta& delta) {

@@ -29,6 +29,7 @@ struct Usage {
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
   int logical_tokens = 0;      // in the KV cache, had nothing been dropped
   double resident_tokens = 0;  // that are there
+  double ratio = 1;            // share that is kept, as asked for
 };
 
 // Writes a request's one stream of deltas as the OpenAI API has it: each at once as a server-sent

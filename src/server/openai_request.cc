@@ -14,24 +14,15 @@ namespace {
 
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 constexpr size_t kMaxPrompts = 4096;
+constexpr size_t kMaxBadWords = 1000;          // each is looked for at every token
 constexpr float kSmallestTemperature = 0.01f;  // below, logits overflow; vLLM clamps there too
 
 // Fields of features that are not served. A value that asks for nothing is accepted.
 void RefuseUnserved(JsonFields* fields) {
-  constexpr std::string_view kUnserved[] = {"structured_outputs",
-                                            "guided_json",
-                                            "guided_regex",
-                                            "guided_choice",
-                                            "guided_grammar",
-                                            "prompt_logprobs",
-                                            "suffix",
-                                            "bad_words",
-                                            "tools",
-                                            "functions",
-                                            "function_call",
-                                            "logits_processors",
-                                            "prompt_embeds",
-                                            "audio"};
+  constexpr std::string_view kUnserved[] = {
+      "structured_outputs", "guided_json",   "guided_regex", "guided_choice", "guided_grammar",
+      "prompt_logprobs",    "suffix",        "tools",        "functions",     "function_call",
+      "logits_processors",  "prompt_embeds", "audio"};
   for (const std::string_view name : kUnserved) {
     const Json* value = fields->Find(name);
     if (!value || ((value->is_array() || value->is_object()) && value->empty())) continue;
@@ -101,6 +92,10 @@ void ReadSampling(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest*
     fields->Read("allowed_token_ids", &s.allowed_token_ids, 0, limits.info.vocab_size - 1);
     if (s.allowed_token_ids.empty()) fields->Fail("allowed_token_ids", "must not be empty");
   }
+  fields->Read("bad_words", &request->bad_words);
+  if (request->bad_words.size() > kMaxBadWords) {
+    fields->Fail("bad_words", fmt::format("holds more than {} words", kMaxBadWords));
+  }
 }
 
 void ReadStop(JsonFields* fields, OpenAiRequest* request) {
@@ -160,6 +155,9 @@ void ReadCommon(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest* r
   fields->Read("truncate_prompt_tokens", &request->truncate_prompt_tokens, -1, kMaxInt);
   if (request->truncate_prompt_tokens == 0) fields->Fail("truncate_prompt_tokens", "must not be 0");
   fields->Read("priority", &request->priority, std::numeric_limits<int32_t>::min(), kMaxInt);
+  if (request->priority != 0 && !limits.info.priority_policy) {
+    fields->Fail("priority", "needs a server with --scheduling-policy priority");
+  }
   fields->Read("cache_salt", &request->cache_salt);
   if (fields->Find("cache_salt") && request->cache_salt.empty()) {
     fields->Fail("cache_salt", "must not be empty");

@@ -41,6 +41,7 @@ struct OpenAiRequest {
   std::optional<int> max_tokens;                // chat without one: the rest of the context
   std::string max_tokens_param = "max_tokens";  // what the client called it
   std::vector<std::string> stop_strings;
+  std::vector<std::string> bad_words;  // sampling.bad_words: once they are tokenized
   bool include_stop_string = false;
   bool skip_special_tokens = true;
   std::optional<int> truncate_prompt_tokens;  // keep the last so many; -1: what fits

@@ -163,6 +163,17 @@ Result<std::vector<std::vector<TokenId>>> TokenizePrompts(const OpenAiRequest& r
   return all;
 }
 
+Status TokenizeBadWords(const ServedModel& model, OpenAiRequest* request) {
+  for (const std::string& word : request->bad_words) {
+    for (const std::string& text : {word, " " + word}) {
+      auto ids = model.tokenizer->Encode(text, /*add_special_tokens=*/false);
+      if (!ids) return MakeError(ErrorKind::kInvalidArgument, ids.error().message, "bad_words");
+      if (!ids->empty()) request->sampling.bad_words.push_back(std::move(*ids));
+    }
+  }
+  return {};
+}
+
 Result<std::vector<PreparedPrompt>> PreparePrompts(const OpenAiRequest& request,
                                                    const ServedModel& model) {
   TANGRAM_ASSIGN_OR_RETURN(auto tokenized, TokenizePrompts(request, model));

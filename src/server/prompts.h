@@ -20,6 +20,9 @@ struct PreparedPrompt {
 Result<std::vector<std::vector<TokenId>>> TokenizePrompts(const OpenAiRequest& request,
                                                           const ServedModel& model);
 
+// Fills sampling.bad_words: each word, and each with a space before it.
+Status TokenizeBadWords(const ServedModel& model, OpenAiRequest* request);
+
 // TokenizePrompts, then cuts to `truncate_prompt_tokens` and fits `max_tokens` into the context.
 // What does not fit is kInvalidArgument, with "maximum context length is", which clients look for.
 Result<std::vector<PreparedPrompt>> PreparePrompts(const OpenAiRequest& request,

@@ -8,7 +8,8 @@ from server_process import ServerProcess
 
 @pytest.fixture(scope="session")
 def server():
-    with ServerProcess("--max-num-seqs", "16", "--max-queued-requests", "64") as process:
+    with ServerProcess("--max-num-seqs", "16", "--max-queued-requests", "64",
+                       "--scheduling-policy", "priority") as process:
         yield process
 
 

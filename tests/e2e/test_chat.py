@@ -40,6 +40,7 @@ SAME_IN_STREAM = {
     "max_completion_tokens": {"max_tokens": None, "max_completion_tokens": 5},
     "ignore_eos": {"max_tokens": 64, **extra(ignore_eos=True)},
     "min_tokens": {"max_tokens": 40, **extra(min_tokens=40)},
+    "bad_words": extra(bad_words=["red", "blue"]),
     "allowed_token_ids": extra(allowed_token_ids=[28, 29, 30]),
     "special_tokens": {"max_tokens": 64, **extra(skip_special_tokens=False, ignore_eos=True)},
     "truncate": extra(truncate_prompt_tokens=8),
@@ -129,6 +130,13 @@ def test_sampling_parameters_matter(client):
     assert not other.startswith(first)
     forced = ask(client, max_tokens=3, **extra(allowed_token_ids=[token_id]))
     assert forced.choices[0].message.content == first * 3
+
+
+def test_bad_words_do_not_appear(client):
+    plain = ask(client).choices[0].message.content
+    words = [word for word in plain.split() if word.isalpha() and len(word) > 3]
+    answer = ask(client, **extra(bad_words=words)).choices[0].message.content
+    assert words and not set(words) & set(answer.split())
 
 
 def test_logprobs(client):

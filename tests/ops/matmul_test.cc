@@ -157,6 +157,13 @@ TEST_P(MatMulTest, EmbeddingReadsTheTableOfTheProduct) {
   }
 }
 
+TEST(CpuBackendTest, AWeightThatDoesNotFitIsNotUploaded) {
+  float element = 0;
+  const auto backend = CreateCpuBackend(1);
+  const TensorView huge{&element, DType::kF32, {int64_t{1} << 40, 1 << 10}};
+  EXPECT_TRUE(backend->Upload(huge).empty());
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, MatMulTest, testing::ValuesIn(TestedBackends()),
                          [](const auto& c) { return c.param.name; });
 

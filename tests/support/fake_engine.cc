@@ -16,6 +16,7 @@ FakeEngine::FakeEngine(Options options) : options_(std::move(options)) {
   info_.num_rows = 2;
   info_.num_pages = 1024;
   info_.kv_cache_dtype = "f16";
+  info_.priority_policy = options_.priority_policy;
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -63,6 +64,7 @@ EngineStats FakeEngine::Stats() const {
   stats.pages_held = (stats.logical_tokens + 15) / 16 * info_.num_rows;
   stats.prompt_tokens = prompt_tokens_;
   stats.generation_tokens = generation_tokens_;
+  stats.step_tokens = step_tokens_;
   return stats;
 }
 
@@ -133,6 +135,7 @@ void FakeEngine::Step(Live* live, std::vector<RequestId>* finished) {
   }
   ++live->num_generated;
   ++generation_tokens_;
+  step_tokens_.Add(live->num_generated == 1 ? static_cast<int>(r.prompt.size()) : 1);
   const auto among = [&](const std::vector<TokenId>& ids) {
     return std::ranges::find(ids, event.token) != ids.end();
   };

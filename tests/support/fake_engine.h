@@ -20,6 +20,7 @@ class FakeEngine : public Engine {
     int vocab_size = 259;
     int max_model_len = 4096;
     std::vector<TokenId> eos_token_ids = {258};
+    bool priority_policy = false;
     int max_running = 64;
     int max_queued = 1024;
     std::chrono::microseconds step_time{0};
@@ -62,6 +63,7 @@ class FakeEngine : public Engine {
   std::vector<Request> submitted_;
   RequestId next_id_ = 1;
   uint64_t prompt_tokens_ = 0, generation_tokens_ = 0;
+  StepHistogram<StepTokensBounds> step_tokens_;
   bool stopping_ = false;
   std::atomic<bool> dead_ = false;
   std::thread thread_;

@@ -27,11 +27,11 @@ class CpuBackend final : public Backend {
   TensorView Upload(const TensorView& stored) override {
     if (stored.shape.rank() != 2) return stored;
     const size_t bytes = PackedBytes(stored.dtype, stored.shape[0], stored.shape[1]);
-    packed_.push_back(Buffer::AllocateHost(bytes));
-    void* packed = packed_.back().data();
-    TANGRAM_CHECK(packed != nullptr, "no memory for a weight of {} bytes", bytes);
-    PackWeight(stored, packed, pool_);
-    return {packed, stored.dtype, stored.shape};
+    Buffer packed = Buffer::AllocateHost(bytes);
+    if (packed.data() == nullptr) return {};
+    PackWeight(stored, packed.data(), pool_);
+    packed_.push_back(packed);
+    return {packed.data(), stored.dtype, stored.shape};
   }
 
   void Embedding(const EmbeddingParams& p) override {

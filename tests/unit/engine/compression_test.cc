@@ -3,65 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <numeric>
 
-#include "engine/calibration.h"
-#include "engine/single_sequence.h"
-#include "support/engine_session.h"
+#include "support/compressed_session.h"
 
 namespace tangram {
 namespace {
-
-constexpr int kPageSize = 4, kChunk = 16;
-constexpr const char* kRandomGates =
-    TANGRAM_SOURCE_DIR "/tests/unit/engine/golden/fastkvzip_qwen3_tied_bf16.safetensors";
-
-CompressionConfig TinyCompression(float ratio, Scorer scorer, BudgetLevel level) {
-  CompressionConfig c;
-  c.ratio = ratio;
-  c.chunk = kChunk;
-  c.window = 4;
-  c.sinks = 2;
-  c.scorer = scorer;
-  c.level = level;
-  return c;
-}
-
-// Calibrates the tiny model once, into a file of the test's own.
-const std::string& TinyProfile() {
-  static const std::string path = [] {
-    auto backend = ops::CreateCpuBackend(2);
-    LoadOptions load;
-    auto model = LoadModel(TinyConfig().model_path, load, *backend);
-    EXPECT_TRUE(model) << model.error().message;
-    std::vector<std::vector<TokenId>> texts;
-    for (uint32_t i = 0; i < 4; ++i) {
-      texts.push_back(MakeRequest(1000 + i, 48, 1, (*model)->config().vocab_size).prompt);
-    }
-    CalibrationOptions options;
-    options.compression = TinyCompression(1, Scorer::kGate, BudgetLevel::kCrossLayer);
-    options.ratios = {0.3f, 0.5f};
-    options.page_size = kPageSize;
-    options.compression_gate = kRandomGates;
-    const std::vector<TokenId> repeat = {1, 2, 3};
-    auto profile = Calibrate(**model, *backend, texts, repeat, options);
-    EXPECT_TRUE(profile) << profile.error().message;
-    const std::string file = testing::TempDir() + "tiny_profile.safetensors";
-    EXPECT_TRUE(SaveProfile(*profile, file));
-    return file;
-  }();
-  return path;
-}
-
-EngineConfig TinyCompressed(float ratio, Scorer scorer, BudgetLevel level) {
-  EngineConfig config = TinyConfig();
-  config.page_size = kPageSize;
-  config.compression = TinyCompression(ratio, scorer, level);
-  config.compression_profile = TinyProfile();
-  config.compression_gate = kRandomGates;
-  return config;
-}
 
 using Setting = std::tuple<Scorer, BudgetLevel, float>;
 class CompressedEngineTest : public testing::TestWithParam<Setting> {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <thread>
 
 #include "support/engine_session.h"
@@ -78,6 +79,50 @@ TEST(EngineTest, StopsOnStopIdsAndLengths) {
   const auto more = later.Wait();
   EXPECT_GE(more.size(), 10u);
   EXPECT_EQ(std::count(more.begin(), more.begin() + 10, tokens[3]), 0);
+}
+
+TEST(EngineTest, BadWordsAreNotGenerated) {
+  auto engine = Start(TinyConfig());
+  Request request = MakeRequest(3, 9, 16, engine->info().vocab_size);
+  const auto tokens = RunAlone(*engine, request);
+  request.sampling.bad_words = {{tokens[5]}, {tokens[0], tokens[1], tokens[2]}};
+  const auto without = RunAlone(*engine, request);
+  EXPECT_TRUE(std::equal(without.begin(), without.begin() + 2, tokens.begin()))
+      << "of a word of three, two may come";
+  EXPECT_NE(without[2], tokens[2]);
+  EXPECT_EQ(std::ranges::count(without, tokens[5]), 0);
+  // The prompt's end is not part of a word.
+  request.sampling.bad_words = {{request.prompt.back(), tokens[0]}};
+  EXPECT_EQ(RunAlone(*engine, request)[0], tokens[0]);
+}
+
+TEST(EngineTest, SamplingDefaultsOfTheModelAFileOrTheCommandLine) {
+  const std::string folder = testing::TempDir();
+  std::ofstream(folder + "/generation_config.json")
+      << R"({"temperature": 0.5, "top_k": 7, "eos_token_id": [9]})";
+  EngineConfig config = TinyConfig();
+  const auto info = [&] { return Start(config)->info(); };
+  EXPECT_FLOAT_EQ(info().default_sampling.temperature, 1.0f);
+  config.generation_config = folder;
+  EXPECT_FLOAT_EQ(info().default_sampling.temperature, 0.5f);
+  EXPECT_EQ(std::ranges::count(info().eos_token_ids, 9), 1);
+  config.override_generation_config = R"({"temperature": 0.25, "max_new_tokens": 40})";
+  EXPECT_FLOAT_EQ(info().default_sampling.temperature, 0.25f);
+  EXPECT_EQ(info().default_sampling.top_k, 7);
+  EXPECT_EQ(info().default_max_tokens, 40);
+  config.generation_config = "vllm";
+  EXPECT_EQ(info().default_sampling.top_k, 0);
+  for (const char* bad :
+       {"{", "[]", R"({"temprature": 1})", R"({"top_p": 0})", R"({"top_k": "all"})"}) {
+    config.override_generation_config = bad;
+    auto engine = Engine::Create(config);
+    ASSERT_FALSE(engine) << bad;
+    EXPECT_EQ(engine.error().kind, ErrorKind::kInvalidArgument) << bad;
+    EXPECT_EQ(engine.error().param, "--override-generation-config");
+  }
+  config.override_generation_config.clear();
+  config.generation_config = "/nowhere";
+  EXPECT_EQ(Engine::Create(config).error().kind, ErrorKind::kLoad);
 }
 
 TEST(EngineTest, AbortEndsARequestAndFreesItsPages) {

@@ -71,7 +71,7 @@ TEST(CompressionMetrics, StepsAreCountedUpToTheirBound) {
   const auto histogram = Samples(stats).histogram;
   EXPECT_EQ(histogram.sample_count, 5u);
   EXPECT_NEAR(histogram.sample_sum, 60.0215, 1e-9);
-  ASSERT_EQ(histogram.bucket.size(), TimeHistogram::kBounds.size() + 1);
+  ASSERT_EQ(histogram.bucket.size(), SecondsBounds::kBounds.size() + 1);
   EXPECT_EQ(histogram.bucket[2].upper_bound, 1e-3);
   EXPECT_EQ(histogram.bucket[2].cumulative_count, 3u);
   EXPECT_EQ(histogram.bucket.back().cumulative_count, 5u);

@@ -16,6 +16,7 @@ class ParseTest : public ::testing::Test {
   ParseTest() {
     info_.vocab_size = 100;
     info_.max_model_len = 1000;
+    info_.priority_policy = true;
   }
 
   OpenAiLimits limits() const { return {info_, config_}; }
@@ -84,7 +85,8 @@ TEST_F(ParseTest, WrongTypesAndRangesNameTheField) {
       {R"(,"n":0)", "n"},
       {R"(,"n":2)", "n"},
       {R"(,"best_of":2)", "best_of"},
-      {R"(,"bad_words":["a"])", "bad_words"},
+      {R"(,"bad_words":[""])", "bad_words"},
+      {R"(,"bad_words":{"a":1})", "bad_words"},
       {R"(,"prompt_logprobs":1)", "prompt_logprobs"},
       {R"(,"prompt_logprobs":"3")", "prompt_logprobs"},
       {R"(,"tools":[{"type":"function"}])", "tools"},

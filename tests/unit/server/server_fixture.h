@@ -18,6 +18,15 @@ namespace tangram::testing {
 
 using Json = nlohmann::ordered_json;
 
+// The fake engine answers with the prompt itself: "ab" with 5 tokens is "ababa".
+inline Json Prompt(const std::string& prompt, int max_tokens) {
+  return {{"model", "fake"}, {"prompt", prompt}, {"max_tokens", max_tokens}};
+}
+
+inline Json ChatBody(const std::string& content) {
+  return {{"messages", Json::array({{{"role", "user"}, {"content", content}}})}};
+}
+
 // A server on a free port, over a FakeEngine and the byte tokenizer.
 class ServerTest : public ::testing::Test {
  protected:
