@@ -39,8 +39,8 @@ class Family {
       const bool bounded = i < Bounds::kBounds.size();
       metric.histogram.sample_count += values.counts[i];
       metric.histogram.bucket.push_back(
-          {metric.histogram.sample_count,
-           bounded ? static_cast<double>(Bounds::kBounds[i]) : std::numeric_limits<double>::infinity()});
+          {metric.histogram.sample_count, bounded ? static_cast<double>(Bounds::kBounds[i])
+                                                  : std::numeric_limits<double>::infinity()});
     }
     return *this;
   }

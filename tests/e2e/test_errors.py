@@ -31,7 +31,7 @@ BOTH = {
     "priority": ["high"],
     "n": [0, 2, -1],
     "best_of": [3],
-    "bad_words": [["x"]],
+    "bad_words": [[""], 7],
     "prompt_logprobs": [1, "3"],
     "response_format": [{"type": "json_object"}, {"type": "json_schema"}, {}],
     "structured_outputs": [{"json": {}}, {"regex": "("}],

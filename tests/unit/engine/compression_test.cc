@@ -97,6 +97,8 @@ TEST(CompressionTest, RatioOneIsThePathWithoutCompression) {
     differing += RunAlone(*compressed, request) != tokens ? 1 : 0;
   }
   EXPECT_GT(differing, 0) << "compression changes nothing: is it on?";
+  EXPECT_EQ(plain->Stats().compression_seconds.sum, 0);
+  EXPECT_GT(compressed->Stats().compression_seconds.sum, 0);
 }
 
 TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
