@@ -23,8 +23,11 @@ class Reader {
     for (int64_t i = 0; fits && i < view.shape.count(); ++i) {
       fits = std::isfinite(view.as<float>()[i]);
     }
-    if (fits) return backend_.Upload(view);
-    if (status_) {
+    if (fits) {
+      const TensorView uploaded = backend_.Upload(view);
+      if (!uploaded.empty()) return uploaded;
+      status_ = MakeError(ErrorKind::kOutOfMemory, "not enough memory for the gates of " + path_);
+    } else if (status_) {
       status_ = MakeError(ErrorKind::kLoad,
                           fmt::format("{}: tensor '{}' is missing, not finite, or not of this "
                                       "model's shape; convert the gates that were trained for it",
