@@ -45,6 +45,24 @@ void RoundRatio(Options& options, CompressionConfig& c) {
   c.ratio = rounded;
 }
 
+// Of flags that belong to one scorer, and were given beside another.
+void WarnOfOtherScorers(Options& options, Scorer scorer) {
+  constexpr std::pair<const char*, Scorer> kFlags[] = {
+      {"compression-gate-path", Scorer::kFastKvzip},
+      {"compression-snap-window", Scorer::kSnapKv},
+      {"compression-snap-kernel", Scorer::kSnapKv},
+      {"compression-ea-use-covariance", Scorer::kExpectedAttention},
+      {"compression-ea-use-vnorm", Scorer::kExpectedAttention},
+      {"compression-ea-n-future-positions", Scorer::kExpectedAttention},
+      {"compression-ea-epsilon", Scorer::kExpectedAttention},
+  };
+  for (const auto& [flag, of] : kFlags) {
+    if (!options.Given(flag) || scorer == of) continue;
+    options.Warn(fmt::format("--{} is the scorer {}'s, and changes nothing for {}", flag,
+                             ScorerName(of), ScorerName(scorer)));
+  }
+}
+
 Status Finish(Options& options, EngineConfig& config, const std::string& level) {
   CompressionConfig& c = config.compression;
   TANGRAM_RETURN_IF_ERROR(CheckSwitch(options, config));
@@ -53,6 +71,7 @@ Status Finish(Options& options, EngineConfig& config, const std::string& level) 
   TANGRAM_RETURN_IF_ERROR(CheckCompression(c, config.page_size));
   if (!c.enabled()) return {};
   RoundRatio(options, c);
+  WarnOfOtherScorers(options, c.scorer);
   if (level.ends_with("_head") && config.page_group_size != 1) {
     options.Warn(fmt::format(
         "--compression-level {}: heads of a group share a length; --page-group-size 1 gives each "

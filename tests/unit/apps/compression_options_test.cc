@@ -118,5 +118,18 @@ TEST(CompressionOptions, ARatioBetweenHundredthsIsRoundedAloud) {
   EXPECT_NE(parsed.warnings[0].find("0.30"), std::string::npos);
 }
 
+TEST(CompressionOptions, FlagsOfAnotherScorerAreNamed) {
+  const auto warnings = [](const char* scorer) {
+    return Parse({"--compression-ratio=0.3", "--compression-scorer", scorer,
+                  "--compression-snap-kernel=5", "--compression-gate-path=gates.safetensors"})
+        .warnings;
+  };
+  ASSERT_EQ(warnings("gate").size(), 2u);
+  ASSERT_EQ(warnings("snapkv").size(), 1u);
+  EXPECT_NE(warnings("snapkv")[0].find("--compression-gate-path"), std::string::npos);
+  ASSERT_EQ(warnings("fastkvzip").size(), 1u);
+  EXPECT_NE(warnings("fastkvzip")[0].find("--compression-snap-kernel"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace tangram
