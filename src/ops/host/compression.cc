@@ -39,6 +39,7 @@ std::vector<int> SelectBest(const float* pool_scores, const HeadTokens& tokens, 
     int token;
   };
   std::vector<Candidate> candidates;
+  candidates.reserve(static_cast<size_t>(last - first));
   for (int t = first; t < last; ++t) candidates.push_back({pool_scores[tokens.score_index(t)], t});
   std::ranges::nth_element(candidates, candidates.begin() + count,
                            [](const Candidate& a, const Candidate& b) {

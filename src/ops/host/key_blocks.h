@@ -16,6 +16,8 @@ class KeyBlocks {
             bool transposed_keys);
 
   int num_blocks() const { return num_blocks_; }
+  // Of all blocks.
+  size_t size() const { return static_cast<size_t>(num_blocks_) * kBlock; }
   // Keys first + index * kBlock on: [d, kBlock].
   const float* block(int index) const {
     return keys_.data() + static_cast<ptrdiff_t>(index) * dim_ * kBlock;

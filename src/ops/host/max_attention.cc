@@ -11,9 +11,9 @@ void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys)
   const SequenceSpan& s = p.sequence;
   const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
   const int d = p.pool.head_dim, group = p.num_q_heads / p.num_kv_heads;
-  const int history = s.row_history[p.heads.row[head]], first = history - p.count;
+  const int history = s.row_history[p.heads.row[head]];
   const KeyBlocks keys(p.pool, tokens, 0, history + s.num_tokens, transposed_keys);
-  std::vector<float> logits(static_cast<size_t>(keys.num_blocks() * KeyBlocks::kBlock));
+  std::vector<float> logits(keys.size());
   std::vector<float> query(static_cast<size_t>(d));
   std::vector<float> largest(static_cast<size_t>(p.count), -INFINITY);
   const int64_t stride = int64_t{p.num_q_heads + 2 * p.num_kv_heads} * d;
@@ -27,9 +27,10 @@ void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys)
     double sum = 0;
     for (int t = 0; t < length; ++t) sum += std::exp(logits[static_cast<size_t>(t)] - maximum);
     const float log_sum = maximum + static_cast<float>(std::log(sum));
+    const float* repeated = logits.data() + history - p.count;
     for (int t = 0; t < p.count; ++t) {
       float& best = largest[static_cast<size_t>(t)];
-      best = std::max(best, logits[static_cast<size_t>(first + t)] - log_sum);
+      best = std::max(best, repeated[t] - log_sum);
     }
   }
   for (int t = 0; t < p.count; ++t) {

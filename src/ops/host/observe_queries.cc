@@ -44,7 +44,7 @@ void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head
   }
   const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
   const KeyBlocks keys(p.pool, tokens, 0, history + s.num_tokens, transposed_keys);
-  std::vector<float> weights(static_cast<size_t>(keys.num_blocks() * KeyBlocks::kBlock));
+  std::vector<float> weights(keys.size());
   std::vector<float> scaled(static_cast<size_t>(p.pool.head_dim));
   const int group = p.queries.num_q_heads / p.num_kv_heads;
   for (int i = first; i < s.num_tokens; ++i) {

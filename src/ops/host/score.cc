@@ -135,7 +135,7 @@ void ScoreExpectedAttention(const HeadAtBoundary& h) {
   KeyBlocks keys(h.p.pool, h.tokens, h.first, h.length, h.transposed_keys);
   RotateKeys(h.p.rope, h.s.boundary, q.future_positions, d, &keys);
   const auto count = static_cast<size_t>(h.length - h.first);
-  std::vector<float> logits(static_cast<size_t>(keys.num_blocks() * kBlock));
+  std::vector<float> logits(keys.size());
   std::vector<double> attention(count);
   const int floats = d + (q.use_covariance ? d * (d + 1) / 2 : 0);
   for (int i = 0; i < group; ++i) {
@@ -144,7 +144,7 @@ void ScoreExpectedAttention(const HeadAtBoundary& h) {
     for (int b = 0; b < keys.num_blocks(); ++b) {
       float squares[kBlock] = {};
       if (q.use_covariance) QuadraticForm(mean + d, keys.block(b), d, squares);
-      float* logit = &logits[static_cast<size_t>(b * kBlock)];
+      float* logit = logits.data() + static_cast<ptrdiff_t>(b) * kBlock;
       for (int j = 0; j < kBlock; ++j) logit[j] = logit[j] * scale + squares[j] * square_scale;
     }
     const double largest =
