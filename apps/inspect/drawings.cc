@@ -11,14 +11,14 @@ namespace tangram {
 namespace {
 
 std::vector<std::string> Counted(int count) {
-  std::vector<std::string> names;
-  for (int i = 0; i < count; ++i) names.push_back(std::to_string(i));
+  std::vector<std::string> names(static_cast<size_t>(count));
+  for (size_t i = 0; i < names.size(); ++i) names[i] = std::to_string(i);
   return names;
 }
 
 std::vector<std::string> Named(const std::vector<int>& numbers) {
-  std::vector<std::string> names;
-  for (const int number : numbers) names.push_back(std::to_string(number));
+  std::vector<std::string> names(numbers.size());
+  std::ranges::transform(numbers, names.begin(), [](int number) { return std::to_string(number); });
   return names;
 }
 
@@ -48,7 +48,8 @@ HeatMap HeadMap(const Inspection& in, std::string title, const ValueOf& value) {
 HeatMap RetentionMap(const Inspection& in) {
   const std::vector<float> shares = in.demand().At(in.compression.ratio);
   return HeadMap(in, "What each head wants to keep, share of its tokens", [&](int layer, int head) {
-    return shares[static_cast<size_t>(layer * in.profile.num_kv_heads + head)];
+    const auto heads = static_cast<size_t>(in.profile.num_kv_heads);
+    return shares[static_cast<size_t>(layer) * heads + static_cast<size_t>(head)];
   });
 }
 
@@ -86,7 +87,7 @@ HeatMap MemoryMap(const Inspection& in) {
   const double unit = bytes ? 1024.0 * 1024 * 1024 : 1000;
   for (const int context : in.contexts) {
     const auto pages = static_cast<double>(in.table->Pages(context, in.page_size));
-    const double full = (context + in.page_size - 1) / in.page_size * in.groups->num_rows();
+    const double full = in.FullPages(context);
     for (const int count : in.concurrencies) {
       const auto shown = [&](double p) { return (bytes ? in.Bytes(p) : p) * count / unit; };
       map.values.push_back(shown(pages));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <iterator>
 
 namespace tangram {
@@ -24,7 +25,7 @@ std::string ColourOf(double share) {
   const size_t i = std::min(static_cast<size_t>(at), kColours.size() - 2);
   const double w = at - static_cast<double>(i);
   const auto mix = [&](double Colour::*part) {
-    return static_cast<int>(kColours[i].*part * (1 - w) + kColours[i + 1].*part * w + 0.5);
+    return std::lround(kColours[i].*part * (1 - w) + kColours[i + 1].*part * w);
   };
   return fmt::format("#{:02x}{:02x}{:02x}", mix(&Colour::red), mix(&Colour::green),
                      mix(&Colour::blue));

@@ -109,7 +109,7 @@ std::string Memory(const Inspection& in) {
     Append(text, "{:>10} {:>8.0f} {:>5.1f} {:>9.0f} {:>13} {:>9} {:>9}", context, m.resident,
            100 * m.resident / context, m.chunk_mean, m.longest, m.shortest, m.pages);
     if (in.head_dim > 0) {
-      const double full = (context + in.page_size - 1) / in.page_size * in.groups->num_rows();
+      const double full = in.FullPages(context);
       Append(text, " {:>8.1f} {:>15.1f}", in.Bytes(static_cast<double>(m.pages)) / kMiB,
              in.Bytes(full) / kMiB);
     }
@@ -137,7 +137,7 @@ std::string Concurrency(const Inspection& in) {
   for (const int context : in.contexts) {
     Append(text, "{:>10}", context);
     const auto pages = static_cast<double>(in.table->Pages(context, in.page_size));
-    const double full = (context + in.page_size - 1) / in.page_size * in.groups->num_rows();
+    const double full = in.FullPages(context);
     for (const int count : in.concurrencies) {
       const auto shown = [&](double p) { return in.head_dim > 0 ? in.Bytes(p) / kMiB : p / 1000; };
       Append(text, " {:>22}",

@@ -28,6 +28,11 @@ struct Inspection {
 
   const HeadDemand& demand() const { return profile.scorers.at(compression.scorer).demand; }
   int num_heads() const { return profile.num_layers * profile.num_kv_heads; }
+  // Pages of one sequence at ratio 1.
+  double FullPages(int context) const {
+    const int64_t of_row = (context + page_size - 1) / page_size;
+    return static_cast<double>(of_row * groups->num_rows());
+  }
   // Of one sequence's pages; 0 where head_dim is not known.
   double Bytes(double pages) const {
     return pages * page_size * groups->group_size() * head_dim * 2.0 * element_bytes;

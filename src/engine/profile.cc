@@ -149,7 +149,7 @@ Result<Profile> LoadProfile(const std::string& path) {
 
 Result<Profile> ParseProfile(Buffer bytes, const std::string& name) {
   if (NpzFile::LooksLike(bytes)) {
-    TANGRAM_ASSIGN_OR_RETURN(const NpzFile npz, NpzFile::Parse(std::move(bytes), name));
+    TANGRAM_ASSIGN_OR_RETURN(const NpzFile npz, NpzFile::Parse(bytes, name));
     return ImportProfile(npz, name);
   }
   TANGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file,

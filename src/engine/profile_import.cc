@@ -108,7 +108,9 @@ class Importer {
                 ErrorKind::kUnsupported);
   }
 
-  size_t heads() const { return static_cast<size_t>(profile_.num_layers * profile_.num_kv_heads); }
+  size_t heads() const {
+    return static_cast<size_t>(profile_.num_layers) * static_cast<size_t>(profile_.num_kv_heads);
+  }
   size_t samples() const { return static_cast<size_t>(profile_.num_samples); }
 
   Point Measure(size_t r) const {

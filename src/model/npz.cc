@@ -130,7 +130,7 @@ Result<NpyArray> ParseNpy(std::string bytes, const std::string& name) {
   };
   // Magic, version, the header's length in 2 bytes (version 1) or 4.
   if (bytes.size() < 12 || !bytes.starts_with(kMagic)) return corrupt("not in numpy's format");
-  const int version = bytes[6];
+  const int version = static_cast<unsigned char>(bytes[6]);
   if (version < 1 || version > 3) return corrupt("an unknown version of numpy's format");
   const size_t prefix = version == 1 ? 10 : 12;
   uint32_t length = 0;
