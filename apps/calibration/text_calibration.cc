@@ -101,7 +101,8 @@ Result<Profile> MakeProfile(const EngineConfig& config, const TextConfig& text_c
   }
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model_path, text_config));
   CalibrationTexts texts;
-  texts.sample_tokens = std::min(texts.sample_tokens, model.config().max_position_embeddings);
+  texts.sample_tokens = std::min(std::max(texts.sample_tokens, config.compression.chunk),
+                                 model.config().max_position_embeddings);
   TANGRAM_ASSIGN_OR_RETURN(Profile profile, CalibrateOnTexts(model, backend, text, texts, options));
   LogInfo("Calibration took {:.0f} seconds ({} samples of {} tokens of the bundled text)",
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),

@@ -43,7 +43,8 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   load.seed = config.seed;
   load.max_model_len = config.max_model_len;
   load.max_num_tokens = config.max_num_batched_tokens;
-  const bool calibrates = maker && config.compression.enabled();
+  const bool calibrates =
+      maker && config.compression.enabled() && config.compression_profile.empty();
   if (calibrates || (config.compression.enabled() && config.compression.needs_own_pass())) {
     load.max_num_tokens =
         std::max(load.max_num_tokens, config.compression.chunk + RepeatPass::kMaxPrompt);

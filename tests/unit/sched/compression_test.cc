@@ -60,6 +60,43 @@ class CompressionTest : public testing::Test {
   std::optional<Scheduler> scheduler_;
 };
 
+TEST_F(CompressionTest, CountsWhatRanAndWhatCameBack) {
+  Ask(1, Tokens(50, 0), 100);
+  Step();  // crosses 16, 32 and 48; 14 pages at its peak, 11 after
+  const SchedulerStats stats = scheduler_->Stats();
+  EXPECT_EQ(stats.compression_runs, 3u);
+  EXPECT_EQ(stats.pages_reclaimed, 3u);
+  EXPECT_EQ(stats.longest_tokens, 26);
+  EXPECT_EQ(stats.pages_reserved, 0);
+}
+
+TEST_F(CompressionTest, PagesOfAPromptInWorkAreReserved) {
+  Make({.max_num_batched_tokens = 16});
+  Ask(1, Tokens(50, 0), 10, 1.0f);
+  Step();
+  EXPECT_EQ(Held(), 2 * 4);
+  EXPECT_EQ(scheduler_->Stats().pages_reserved, 2 * (13 - 4));
+  while (Step().sequences[0].num_computed < 48) {
+  }
+  EXPECT_EQ(scheduler_->Stats().pages_reserved, 0);
+}
+
+TEST_F(CompressionTest, TellsWhatAdmissionWaitsFor) {
+  const auto blocked = [&](SchedulerConfig config) {
+    Make(config);
+    Ask(1, Tokens(50, 0), 10, 1.0f);
+    Ask(2, Tokens(50, 1000), 10, 1.0f);
+    Step();
+    const AdmissionsBlocked counts = scheduler_->Stats().blocked;
+    return std::vector<uint64_t>{counts.pages, counts.slots, counts.tokens};
+  };
+  using Counts = std::vector<uint64_t>;
+  EXPECT_EQ(blocked({.max_num_batched_tokens = 200}), (Counts{0, 0, 0}));
+  EXPECT_EQ(blocked({.max_num_batched_tokens = 200, .num_pages = 30}), (Counts{1, 0, 0}));
+  EXPECT_EQ(blocked({.max_num_seqs = 1, .max_num_batched_tokens = 200}), (Counts{0, 1, 0}));
+  EXPECT_EQ(blocked({.max_num_batched_tokens = 32}), (Counts{0, 0, 1}));
+}
+
 TEST_F(CompressionTest, PagesFollowTheTable) {
   Ask(1, Tokens(50, 0), 100);
   SchedulerOutput step = Step();
