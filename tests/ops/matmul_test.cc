@@ -22,7 +22,8 @@ constexpr MatMulCase kCases[] = {
     {1, 256, 32, false, 0},  {1, 768, 49, true, 5},   {2, 512, 16, true, 0},
     {3, 256, 7, false, 3},   {4, 1536, 100, true, 0}, {5, 256, 33, false, 0},
     {7, 2304, 64, true, 9},  {8, 2048, 31, false, 0}, {9, 4352, 17, true, 0},
-    {23, 512, 200, true, 1}, {64, 768, 95, false, 0},
+    {23, 512, 200, true, 1}, {64, 768, 95, false, 0}, {1, 512, 3, true, 0},
+    {37, 768, 3, true, 2},
 };
 
 // Integer sums of x rounded to 16 bits: 2^-16 of the largest of 32 values. Else f32 sums over K.
@@ -88,7 +89,8 @@ TEST_P(MatMulTest, RowsDoNotDependOnEachOtherNorOnThreads) {
   const auto three = GetParam().create(3);
   for (const DType type : kTypes) {
     for (const MatMulCase& c :
-         {MatMulCase{23, 2304, 95, true, 0}, MatMulCase{9, 512, 320, false, 0}}) {
+         {MatMulCase{23, 2304, 95, true, 0}, MatMulCase{9, 512, 320, false, 0},
+          MatMulCase{9, 1536, 3, true, 0}}) {
       SCOPED_TRACE(Name(type, c));
       Product product(c, type, 6);
       const std::vector<float> whole = product.Run(*one, 0, c.rows);

@@ -58,9 +58,11 @@ class CpuBackend final : public Backend {
   void FastKvzip(const FastKvzipParams& p) override {
     pool_.Run(static_cast<int>(p.scores.shape[0]), [&](int t, int) { FastKvzipToken(p, t); });
   }
+  // A few stores for each token: not worth waking a thread.
   void AppendScores(const AppendScoresParams& p) override {
-    ForHeads(p, static_cast<int>(p.scores.shape[1]),
-             [&](const SequenceSpan& s, int head) { AppendScoresOf(p, s, head); });
+    for (const SequenceSpan& s : p.sequences) {
+      for (int head = 0; head < p.scores.shape[1]; ++head) AppendScoresOf(p, s, head);
+    }
   }
   void ObserveQueries(const ObserveQueriesParams& p) override {
     ForHeads(p, p.num_kv_heads, [&](const SequenceSpan& s, int head) {

@@ -99,14 +99,67 @@ struct FloatProduct {
   float* input;
 };
 
+// kR rows of x, from `first` on, times one tile; rows behind the last repeat it and are not
+// written.
+template <int kR, class T>
+HWY_INLINE void MultiplyTile(const MatMulParams& p, int64_t first) {
+  constexpr int kVectors = kTileRows / kLanes;
+  const DF df;
+  const int64_t depth = p.weight.shape[1], last = p.x.shape[0] - 1;
+  const float* x[kR];
+  VF total[kR][kVectors];
+  for (int r = 0; r < kR; ++r) {
+    x[r] = p.x.as<float>() + std::min<int64_t>(first + r, last) * depth;
+    for (int v = 0; v < kVectors; ++v) total[r][v] = hn::Zero(df);
+  }
+  const T* weights = p.weight.as<T>();
+  for (int64_t k = 0; k < depth; ++k, weights += kTileRows) {
+    VF w[kVectors];
+    for (int v = 0; v < kVectors; ++v) w[v] = LoadAsFloat(weights + v * kLanes);
+    for (int r = 0; r < kR; ++r) {
+      const VF xs = hn::Set(df, x[r][k]);
+      for (int v = 0; v < kVectors; ++v) total[r][v] = hn::MulAdd(w[v], xs, total[r][v]);
+    }
+  }
+  const int64_t outputs = p.weight.shape[0];
+  const int64_t stride = p.out_stride != 0 ? p.out_stride : outputs;
+  const float* bias = p.bias.empty() ? nullptr : p.bias.as<float>();
+  for (int r = 0; r < kR && first + r <= last; ++r) {
+    HWY_ALIGN float sums[kTileRows];
+    for (int v = 0; v < kVectors; ++v) hn::Store(total[r][v], df, sums + v * kLanes);
+    WriteOutputs(sums, bias, outputs, p.out.as<float>() + (first + r) * stride);
+  }
+}
+
+// Few outputs, such as a gate's, one for each KV head: x is read where it lies, as laying it out
+// for a product so narrow costs more than the product. Each sum runs over k as in the wide one.
+template <class T>
+void MatMulNarrow(const MatMulParams& p, MatMulContext& context) {
+  constexpr int64_t kRowsATask = 4 * kRows;
+  const int64_t rows = p.x.shape[0];
+  context.pool.Run(static_cast<int>((rows + kRowsATask - 1) / kRowsATask), [&](int task, int) {
+    const int64_t end = std::min(rows, (task + 1) * kRowsATask);
+    for (int64_t row = task * kRowsATask; row < end; row += kRows) {
+      DispatchRows(end - row,
+                   [&](auto r) HWY_ATTR { MultiplyTile<decltype(r)::value, T>(p, row); });
+    }
+  });
+}
+
+template <class T>
+void MatMulOf(const MatMulParams& p, MatMulContext& context) {
+  if (p.weight.shape[0] <= kTileRows) return MatMulNarrow<T>(p, context);
+  DriveMatMul<FloatProduct<T>>(p, context);
+}
+
 void MatMulFloat(const MatMulParams& p, MatMulContext& context) {
   switch (p.weight.dtype) {
     case DType::kF32:
-      return DriveMatMul<FloatProduct<float>>(p, context);
+      return MatMulOf<float>(p, context);
     case DType::kF16:
-      return DriveMatMul<FloatProduct<hwy::float16_t>>(p, context);
+      return MatMulOf<hwy::float16_t>(p, context);
     case DType::kBF16:
-      return DriveMatMul<FloatProduct<hwy::bfloat16_t>>(p, context);
+      return MatMulOf<hwy::bfloat16_t>(p, context);
     default:
       TANGRAM_CHECK(false, "weights of type {}", DTypeName(p.weight.dtype));
   }
