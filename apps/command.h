@@ -17,6 +17,7 @@ int RunGenerate(Args args);
 int RunBench(Args args);
 int RunCalibrate(Args args);
 int RunInspect(Args args);
+int RunEval(Args args);
 
 // Parses, and answers --help and mistakes: what is returned, if anything, is the exit code to leave
 // with.

@@ -21,6 +21,7 @@ constexpr Command kCommands[] = {
     {"generate", "continue a prompt in this process, without a server", tangram::RunGenerate},
     {"calibrate", "learn what a model's KV cache can do without", tangram::RunCalibrate},
     {"inspect", "show what compression makes of a model's KV cache", tangram::RunInspect},
+    {"eval", "measure what compression costs a model", tangram::RunEval},
     {"bench", "measure a server or the engine", tangram::RunBench},
 };
 

@@ -13,12 +13,12 @@ namespace tangram {
 // One sequence through a model, without scheduling: what calibration and evaluation run on.
 class SingleSequence {
  public:
-  // `table` decides lengths; its rows are `heads`'. kOutOfMemory if max_tokens whole tokens do not
-  // fit.
+  // `table` decides lengths; its rows are `heads`'. `extra_pages` of the pool, behind the sequence's
+  // own, are the caller's. kOutOfMemory if max_tokens whole tokens do not fit.
   static Result<std::unique_ptr<SingleSequence>> Create(Model& model, ops::Backend& backend,
                                                         KvLayout layout, RetentionTable table,
                                                         const CompressionConfig& compression,
-                                                        int max_tokens);
+                                                        int max_tokens, int64_t extra_pages = 0);
 
   // Runs the next tokens as one step. Logits [rows, V] of the tokens `logit_rows` of this step,
   // until the next call.
@@ -29,6 +29,10 @@ class SingleSequence {
   void Truncate(int count);
   int size() const { return size_; }
   const KvStorage& kv() const { return kv_; }
+  const PageTable& pages() const { return pages_; }  // one slot
+  const RetentionTable& table() const { return table_; }
+  // Whether the next Append begins with a compression.
+  bool at_boundary() const { return table_.Boundary(size_ + 1) > boundary_; }
   // Tokens that the row holds now.
   int RowLength(int row) const { return table_.Retained(row, boundary_) + size_ - boundary_; }
 
