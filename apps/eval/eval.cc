@@ -59,7 +59,7 @@ void DeclareSettings(Options& options, EvalConfig& config) {
   options.Group("Settings");
   options.Add("ratios", &config.ratios, "shares of the KV cache that are kept").Commas();
   options.Add("scorers", &config.scorers, "what says which tokens stay; empty: the default").Commas();
-  options.Add("levels", &config.levels, "uniform, per-layer, cross-layer; empty: the default").Commas();
+  options.Add("levels", &config.levels, "uniform, per-layer, cross-layer; empty: the scorer's").Commas();
   options.Add("compression-profile", &e.compression_profile,
               "what `tangram calibrate` wrote; empty: MODEL.profile.safetensors");
   options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
@@ -119,6 +119,7 @@ Result<std::vector<CompressionConfig>> Settings(const EvalConfig& config) {
       const auto scorer = ParseScorer(name);
       if (!scorer) return Invalid(fmt::format("--scorers {}: no such scorer", name), "scorers");
       setting.scorer = *scorer;
+      setting.level = DefaultLevel(*scorer);
       if (levels.empty()) settings.push_back(setting);
       for (const std::string& level : levels) {
         TANGRAM_ASSIGN_OR_RETURN(setting.level, ParseLevel(level));

@@ -38,16 +38,4 @@ Result<std::vector<EvalRecord>> ReadRecords(const std::string& path) {
   return records;
 }
 
-std::string_view LevelName(BudgetLevel level) {
-  switch (level) {
-    case BudgetLevel::kUniform:
-      return "uniform";
-    case BudgetLevel::kPerLayer:
-      return "per-layer";
-    case BudgetLevel::kCrossLayer:
-      return "cross-layer";
-  }
-  return "";
-}
-
 }  // namespace tangram

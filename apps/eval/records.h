@@ -2,11 +2,9 @@
 
 #include <compare>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
-#include "paging/compression_config.h"
 
 namespace tangram {
 
@@ -40,7 +38,5 @@ struct EvalRecord {
 std::string ToJson(const EvalRecord& record);
 // Reads lines of ToJson. kInvalidArgument, naming file and line, for others.
 Result<std::vector<EvalRecord>> ReadRecords(const std::string& path);
-
-std::string_view LevelName(BudgetLevel level);
 
 }  // namespace tangram

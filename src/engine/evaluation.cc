@@ -185,7 +185,7 @@ Result<std::unique_ptr<Evaluator>> Evaluator::Create(const std::string& model_pa
 Status Evaluator::Use(const EngineConfig& config, int max_tokens) {
   setting_ = config;
   max_tokens_ = max_tokens;
-  TANGRAM_ASSIGN_OR_RETURN(plan_, PlanCompression(config, *model_, max_tokens, *backend_));
+  TANGRAM_ASSIGN_OR_RETURN(plan_, PlanCompression(config, *model_, max_tokens, *backend_, {}));
   const long percent = std::lround(config.compression.ratio * 100);
   const auto it = std::ranges::find_if(
       plan_->tables, [&](const RetentionTable& table) { return table.percent() == percent; });
