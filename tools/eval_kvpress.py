@@ -154,7 +154,7 @@ def main():
             groups.setdefault(sample["task"], []).append(sample)
     settings = [("full", 1.0)] + [(p, float(r)) for r in args.ratios.split(",") for p in args.presses.split(",")]
     full = {}
-    with args.output.open("w") as out:
+    with args.output.open("w", buffering=1) as out:
         for name, ratio in settings:
             begin, size = time.time(), 1 if name == "kvzip" else args.batch
             for task, samples in groups.items():
@@ -165,7 +165,6 @@ def main():
                         key = task, sample["context"]
                         full.setdefault(key, result)
                         out.write(json.dumps(record(tests, sample, name, ratio, result, full[key])) + "\n")
-            out.flush()
             print(f"{name} {ratio}: {time.time() - begin:.1f} s", flush=True)
 
 

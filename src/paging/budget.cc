@@ -15,20 +15,23 @@ struct Range {
   int least, most;
 };
 
-// demand * scale within the ranges, with the scale that makes their sum `total`.
+// The demand, scaled to add up to `total`, and then shifted by one number for all rows, within the
+// ranges, so that it still does. What the floor gives to rows that want less is thus taken from all
+// others alike, not in proportion: docs/accuracy.md compares the two.
 std::vector<double> Targets(std::span<const double> demand, const std::vector<Range>& ranges,
                             int64_t total) {
+  const double scale = double(total) / std::accumulate(demand.begin(), demand.end(), 0.0);
   std::vector<double> targets(demand.size());
-  const auto fill = [&](double scale) {
+  const auto fill = [&](double shift) {
     double sum = 0;
     for (size_t r = 0; r < demand.size(); ++r) {
-      targets[r] = std::clamp(demand[r] * scale, double(ranges[r].least), double(ranges[r].most));
+      targets[r] = std::clamp(demand[r] * scale + shift, double(ranges[r].least),
+                              double(ranges[r].most));
       sum += targets[r];
     }
     return sum;
   };
-  double low = 0, high = 1;
-  while (fill(high) < double(total)) high *= 2;
+  double low = -double(total), high = double(total);
   for (int i = 0; i < 60; ++i) {
     const double middle = (low + high) / 2;
     (fill(middle) < double(total) ? low : high) = middle;
