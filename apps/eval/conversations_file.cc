@@ -31,8 +31,7 @@ Result<std::string> Render(const TextModel& text, const json& messages, size_t c
   return text.chat_template->Render(input);
 }
 
-Status Add(EvalStep::Kind kind, std::string_view part, const TextModel& text,
-           EvalSample& sample) {
+Status Add(EvalStep::Kind kind, std::string_view part, const TextModel& text, EvalSample& sample) {
   TANGRAM_ASSIGN_OR_RETURN(auto tokens, text.tokenizer->Encode(part, false));
   if (!tokens.empty()) sample.steps.push_back({kind, std::move(tokens)});
   return {};
@@ -51,8 +50,7 @@ Result<EvalSample> MakeSample(const json& messages, const TextModel& text) {
                        "conversation is no one text; give another with --chat-template");
     }
     TANGRAM_RETURN_IF_ERROR(Add(EvalStep::Kind::kRead, before.substr(done.size()), text, sample));
-    TANGRAM_RETURN_IF_ERROR(
-        Add(EvalStep::Kind::kScore, after.substr(before.size()), text, sample));
+    TANGRAM_RETURN_IF_ERROR(Add(EvalStep::Kind::kScore, after.substr(before.size()), text, sample));
     done = after;
   }
   return sample;

@@ -40,7 +40,9 @@ tl::unexpected<Error> Invalid(std::string message, std::string param) {
 void DeclareTests(Options& options, EvalConfig& config) {
   TaskConfig& t = config.task;
   options.Group("Tests");
-  options.Add("tasks", &t.tasks, "of the bundled ones: " + fmt::format("{}", fmt::join(BundledTasks(), ", ")))
+  options
+      .Add("tasks", &t.tasks,
+           "of the bundled ones: " + fmt::format("{}", fmt::join(BundledTasks(), ", ")))
       .Commas();
   options.Add("samples", &t.samples, "contexts of each task");
   options.Add("length", &t.length, "tokens of a context, a multiple of the chunk");
@@ -58,8 +60,10 @@ void DeclareSettings(Options& options, EvalConfig& config) {
   CompressionConfig& c = e.compression;
   options.Group("Settings");
   options.Add("ratios", &config.ratios, "shares of the KV cache that are kept").Commas();
-  options.Add("scorers", &config.scorers, "what says which tokens stay; empty: the default").Commas();
-  options.Add("levels", &config.levels, "uniform, per-layer, cross-layer; empty: the scorer's").Commas();
+  options.Add("scorers", &config.scorers, "what says which tokens stay; empty: the default")
+      .Commas();
+  options.Add("levels", &config.levels, "uniform, per-layer, cross-layer; empty: the scorer's")
+      .Commas();
   options.Add("compression-profile", &e.compression_profile,
               "what `tangram calibrate` wrote; empty: MODEL.profile.safetensors");
   options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
@@ -74,18 +78,22 @@ void DeclareSettings(Options& options, EvalConfig& config) {
 
 void Declare(Options& options, EvalConfig& config) {
   options.Group("Model");
-  options.Add("model", &config.run.engine.model_path, "a GGUF file, or a folder in Hugging Face form")
+  options
+      .Add("model", &config.run.engine.model_path, "a GGUF file, or a folder in Hugging Face form")
       .Positional()
       .Alias("-m");
-  options.Add("tokenizer", &config.text.tokenizer, "file or folder of the tokenizer, if not the model's");
-  options.Add("chat-template", &config.text.chat_template, "a Jinja file or text, if not the model's");
+  options.Add("tokenizer", &config.text.tokenizer,
+              "file or folder of the tokenizer, if not the model's");
+  options.Add("chat-template", &config.text.chat_template,
+              "a Jinja file or text, if not the model's");
   options.Add("num-threads", &config.run.num_threads, "0: one a core").Alias("-t");
   options.Add("workers", &config.run.num_workers,
               "models at once, each with its share of the threads; 0: as many as fit in memory");
   DeclareTests(options, config);
   DeclareSettings(options, config);
   options.Group("Output");
-  options.Add("json", &config.json, "file for every context of every setting, one JSON object a line");
+  options.Add("json", &config.json,
+              "file for every context of every setting, one JSON object a line");
   options.Add("plot", &config.plot, "file for a picture (SVG) of score and loss against memory");
   options.Add("export", &config.export_path,
               "file for the tests as token ids (JSON), and nothing is run");
@@ -135,14 +143,14 @@ Status CheckTests(const EvalConfig& config) {
   const int chunk = config.run.engine.compression.chunk;
   if (t.samples < 1) return Invalid("--samples must be at least 1", "samples");
   if (chunk < 1 || t.length < chunk || t.length % chunk != 0) {
-    return Invalid(fmt::format("--length {} is not a multiple of the chunk, {} tokens", t.length,
-                               chunk),
-                   "length");
+    return Invalid(
+        fmt::format("--length {} is not a multiple of the chunk, {} tokens", t.length, chunk),
+        "length");
   }
   if (t.continuation < 0 || t.continuation > chunk) {
-    return Invalid(fmt::format("--continuation {} is not in [0, {}], the chunk", t.continuation,
-                               chunk),
-                   "continuation");
+    return Invalid(
+        fmt::format("--continuation {} is not in [0, {}], the chunk", t.continuation, chunk),
+        "continuation");
   }
   return {};
 }

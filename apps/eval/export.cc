@@ -26,7 +26,10 @@ const char* KindName(EvalStep::Kind kind) {
 
 Status ExportSamples(std::span<const EvalSample> samples, int length, bool later,
                      const Tokenizer& tokenizer, const std::string& path) {
-  json out = {{"length", length}, {"later", later}, {"end_tokens", tokenizer.eos_ids()}, {"samples", json::array()}};
+  json out = {{"length", length},
+              {"later", later},
+              {"end_tokens", tokenizer.eos_ids()},
+              {"samples", json::array()}};
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     out["vocabulary"].push_back(tokenizer.Decode({&id, 1}, true));
   }

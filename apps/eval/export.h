@@ -10,7 +10,8 @@
 namespace tangram {
 
 // Writes the tests as one JSON object, for other programs to run on the very same tokens:
-// {"length", "later", "end_tokens", "vocabulary": [text of each id], "samples": [{"task", "context", "steps":
+// {"length", "later", "end_tokens", "vocabulary": [text of each id], "samples": [{"task",
+// "context", "steps":
 // [{"kind": "read" | "score" | "peek" | "ask", "tokens", "max_tokens"}], "expected"}]}.
 // kInvalidArgument if the file cannot be written.
 Status ExportSamples(std::span<const EvalSample> samples, int length, bool later,

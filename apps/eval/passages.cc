@@ -46,7 +46,8 @@ bool EndsSentence(std::string_view text, size_t i) {
   while (letters < i && std::isalpha(static_cast<unsigned char>(text[i - letters - 1])) != 0) {
     ++letters;
   }
-  const bool title = letters <= 3 && std::isupper(static_cast<unsigned char>(text[i - letters])) != 0;
+  const bool title =
+      letters <= 3 && std::isupper(static_cast<unsigned char>(text[i - letters])) != 0;
   return text[i] != '.' || !title;
 }
 

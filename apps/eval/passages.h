@@ -23,8 +23,8 @@ class Passages {
                                  const Tokenizer& tokenizer);
 
   // Consecutive sentences, or turns beginning with a user's, of at least `tokens` tokens together,
-  // `start` (in [0, 1)) of the way from the first such run to the last. kInvalidArgument if the text
-  // is shorter.
+  // `start` (in [0, 1)) of the way from the first such run to the last. kInvalidArgument if the
+  // text is shorter.
   Result<std::span<const Piece>> Document(double start, int tokens) const;
   Result<std::span<const Piece>> Dialogue(double start, int tokens) const;
 

@@ -29,10 +29,9 @@ Result<std::vector<EvalRecord>> ReadRecords(const std::string& path) {
     try {
       records.push_back(json::parse(line).get<EvalRecord>());
     } catch (const json::exception& e) {
-      return MakeError(ErrorKind::kInvalidArgument,
-                       fmt::format("{}:{}: not a record of tangram eval ({})", path, number,
-                                   e.what()),
-                       "merge");
+      return MakeError(
+          ErrorKind::kInvalidArgument,
+          fmt::format("{}:{}: not a record of tangram eval ({})", path, number, e.what()), "merge");
     }
   }
   return records;

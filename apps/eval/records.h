@@ -30,8 +30,8 @@ struct EvalRecord {
   int num_scored = 0;
   std::vector<double> scores;  // of each question, the share of what it expects, [0, 1]
   std::vector<std::string> answers;
-  double agreement = 1;  // share of answer tokens (without questions: of the likeliest at the scored
-                         // tokens) equal to the full cache's
+  double agreement = 1;  // share of answer tokens (without questions: of the likeliest at the
+                         // scored tokens) equal to the full cache's
   double memory = 1, memory_mean = 1;  // resident share at a boundary, and averaged over a chunk
 };
 

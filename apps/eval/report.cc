@@ -105,7 +105,11 @@ std::vector<EvalRow> Summarise(std::span<const EvalRecord> records) {
     groups[{r.task, r.setting}].push_back(&r);
   }
   std::vector<EvalRow> rows;
-  for (const auto& [key, group] : groups) rows.push_back(MakeRow(group, full));
+  for (auto& [key, group] : groups) {
+    // Records come in any order; the intervals are always the same.
+    std::ranges::sort(group, {}, &EvalRecord::context);
+    rows.push_back(MakeRow(group, full));
+  }
   std::ranges::stable_sort(rows, [](const EvalRow& a, const EvalRow& b) {
     return std::tuple(TableOf(a), -a.setting.ratio, -a.score.mean, a.loss_increase.mean) <
            std::tuple(TableOf(b), -b.setting.ratio, -b.score.mean, b.loss_increase.mean);

@@ -66,8 +66,7 @@ class Run {
   };
 
   Result<std::unique_ptr<Evaluator>> NewEvaluator(int threads) const {
-    return Evaluator::Create(config_.engine.model_path, threads,
-                             config_.engine.compression.chunk);
+    return Evaluator::Create(config_.engine.model_path, threads, config_.engine.compression.chunk);
   }
 
   int NumWorkers(int threads, size_t weight_bytes) const {

@@ -93,7 +93,9 @@ class SampleMaker {
     size_t next = 0;
     bool user = true;
     for (const Passages::Piece& piece : turns) {
-      std::string turn = all.empty() ? format_.begin : user ? format_.to_user : format_.to_assistant;
+      std::string turn = all.empty() ? format_.begin
+                         : user      ? format_.to_user
+                                     : format_.to_assistant;
       const bool tells = user && IsDue(next, all);
       if (tells) turn += puzzle_.facts[next] + " ";
       TANGRAM_RETURN_IF_ERROR(Append(turn + piece.text, all));
@@ -144,9 +146,9 @@ class SampleMaker {
   // The question's tokens end the context; what is put into the model's mouth follows it.
   Status AddInPrompt(const Tokens& text, EvalSample& sample) const {
     const Question& question = puzzle_.questions.front();
-    const std::string before =
-        in_users_turn_ ? "\n\n" : format_.to_user;
-    TANGRAM_ASSIGN_OR_RETURN(const Tokens ask, Encode(before + question.ask + format_.to_assistant));
+    const std::string before = in_users_turn_ ? "\n\n" : format_.to_user;
+    TANGRAM_ASSIGN_OR_RETURN(const Tokens ask,
+                             Encode(before + question.ask + format_.to_assistant));
     TANGRAM_ASSIGN_OR_RETURN(Tokens prefix, Encode(question.prefix));
     const auto keep = config_.length - static_cast<ptrdiff_t>(ask.size());
     if (keep < static_cast<ptrdiff_t>(kLastDepth * config_.length)) {
@@ -187,10 +189,9 @@ Result<std::vector<EvalSample>> MakeSamples(const TaskConfig& config, const Pass
   std::vector<EvalSample> samples;
   for (const std::string& task : config.tasks) {
     if (std::ranges::find(BundledTasks(), task) == BundledTasks().end()) {
-      return MakeError(ErrorKind::kInvalidArgument,
-                       fmt::format("--tasks {}: there are {}", task,
-                                   fmt::join(BundledTasks(), ", ")),
-                       "tasks");
+      return MakeError(
+          ErrorKind::kInvalidArgument,
+          fmt::format("--tasks {}: there are {}", task, fmt::join(BundledTasks(), ", ")), "tasks");
     }
     for (int i = 0; i < config.samples; ++i) {
       TANGRAM_ASSIGN_OR_RETURN(auto sample, maker.Make(task, i));

@@ -71,9 +71,6 @@ class Calibrator {
     }
     for (const auto& text : texts_) TANGRAM_RETURN_IF_ERROR(TakeLabels(text));
     FitGate();
-    for (const auto& text : texts_) {
-      if (Wants(Scorer::kGate)) TANGRAM_RETURN_IF_ERROR(MeasureGate(text));
-    }
     for (const auto& [scorer, samples] : samples_) profile_.scorers[scorer] = Summarise(samples);
     profile_.model_fingerprint = model_.fingerprint();
     profile_.repeat_prompt.assign(repeat_.begin(), repeat_.end());
@@ -104,7 +101,7 @@ class Calibrator {
     }
   }
 
-  // One forward over the text, chunk by chunk, that everything but the gate is taken from; and one
+  // One forward over the text, chunk by chunk, that everything is taken from; and one
   // of each chunk again, for its labels.
   Status TakeLabels(const std::vector<TokenId>& text) {
     const auto chunk_size = static_cast<size_t>(options_.compression.chunk);
@@ -131,6 +128,9 @@ class Calibrator {
       for (size_t l = 0; l < of_chunk.size(); ++l) AddScores(of_chunk[l], l, labels);
     });
     KeepSample(Scorer::kReconstruction, labels);
+    // What the gate is to predict is what heads need: its own scores, smoother than the labels,
+    // would share the cache out worse (docs/accuracy.md).
+    KeepSample(Scorer::kGate, labels);
     KeepSample(Scorer::kFastKvzip, fastkvzip);
     dynamic.ForScores(shapes_.heads(), text.size() / chunk_size * chunk_size,
                       [&](Scorer scorer, const TextScores& scores) { KeepSample(scorer, scores); });
@@ -185,40 +185,11 @@ class Calibrator {
     }
   }
 
-  // By the fitted gate: the one thing that cannot be had while it is fitted.
-  Status MeasureGate(const std::vector<TokenId>& text) {
-    TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size()));
-    TextScores scores(shapes_.heads());
-    InputRecorder recorder(shapes_.layers);
-    ForChunks(text, [&](std::span<const TokenId> chunk) {
-      sequence->Append(chunk, &recorder, {});
-      for (size_t l = 0; l < recorder.inputs().size(); ++l) {
-        AddScores(GateScores(l, recorder.inputs()[l]), l, scores);
-      }
-    });
-    KeepSample(Scorer::kGate, scores);
-    return {};
-  }
-
   std::vector<Scorer> DynamicScorers() const {
     std::vector<Scorer> dynamic;
     std::ranges::copy_if(options_.scorers, std::back_inserter(dynamic),
                          [](Scorer scorer) { return ScoreMethodOf(scorer).has_value(); });
     return dynamic;
-  }
-
-  std::vector<float> GateScores(size_t layer, const std::vector<float>& inputs) const {
-    const auto width = static_cast<size_t>(shapes_.width),
-               heads = static_cast<size_t>(shapes_.kv_heads);
-    std::vector<float> scores;
-    for (size_t t = 0; t < inputs.size(); t += width) {
-      for (size_t h = 0; h < heads; ++h) {
-        const float* weight = &profile_.gate_weight[(layer * heads + h) * width];
-        scores.push_back(std::inner_product(weight, weight + width, &inputs[t],
-                                            profile_.gate_bias[layer * heads + h]));
-      }
-    }
-    return scores;
   }
 
   void KeepSample(Scorer scorer, const TextScores& scores) {
@@ -260,14 +231,9 @@ class Calibrator {
   }
 
   void Advance() {
-    // Over the texts; the first, which takes the labels, counts thrice.
-    const size_t passes = 3 + (Wants(Scorer::kGate) ? 1 : 0);
     const double chunks =
         std::ceil(static_cast<double>(texts_.front().size()) / options_.compression.chunk);
-    const bool labels = profile_.gate_weight.empty();
-    done_ += labels ? 3 : 1;
-    options_.progress(
-        std::min(1.0, done_ / (chunks * static_cast<double>(texts_.size() * passes))));
+    options_.progress(std::min(1.0, ++done_ / (chunks * static_cast<double>(texts_.size()))));
   }
 
   Model& model_;

@@ -84,7 +84,8 @@ class Evaluator::Reader {
 
  private:
   explicit Reader(Evaluator& evaluator)
-      : evaluator_(&evaluator), vocab_(static_cast<size_t>(evaluator.model_->config().vocab_size)) {}
+      : evaluator_(&evaluator),
+        vocab_(static_cast<size_t>(evaluator.model_->config().vocab_size)) {}
 
   // Appends `tokens` in steps that end where a chunk does, and at most `most` tokens long; tells
   // `each` the logits [rows, V] of every step and its tokens.

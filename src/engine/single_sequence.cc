@@ -2,15 +2,13 @@
 
 namespace tangram {
 
-Result<std::unique_ptr<SingleSequence>> SingleSequence::Create(Model& model, ops::Backend& backend,
-                                                               KvLayout layout,
-                                                               RetentionTable table,
-                                                               const CompressionConfig& compression,
-                                                               int max_tokens,
-                                                               int64_t extra_pages) {
+Result<std::unique_ptr<SingleSequence>> SingleSequence::Create(
+    Model& model, ops::Backend& backend, KvLayout layout, RetentionTable table,
+    const CompressionConfig& compression, int max_tokens, int64_t extra_pages) {
   const int pages_per_row = (max_tokens + layout.page_size - 1) / layout.page_size;
   const int64_t num_pages = int64_t{layout.heads.num_rows()} * pages_per_row;
-  TANGRAM_ASSIGN_OR_RETURN(KvStorage kv, KvStorage::Create(backend, std::move(layout), num_pages + extra_pages));
+  TANGRAM_ASSIGN_OR_RETURN(KvStorage kv,
+                           KvStorage::Create(backend, std::move(layout), num_pages + extra_pages));
   return std::unique_ptr<SingleSequence>(new SingleSequence(
       model, backend, std::move(kv), std::move(table), compression, pages_per_row));
 }

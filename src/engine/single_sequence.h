@@ -13,8 +13,8 @@ namespace tangram {
 // One sequence through a model, without scheduling: what calibration and evaluation run on.
 class SingleSequence {
  public:
-  // `table` decides lengths; its rows are `heads`'. `extra_pages` of the pool, behind the sequence's
-  // own, are the caller's. kOutOfMemory if max_tokens whole tokens do not fit.
+  // `table` decides lengths; its rows are `heads`'. `extra_pages` of the pool, behind the
+  // sequence's own, are the caller's. kOutOfMemory if max_tokens whole tokens do not fit.
   static Result<std::unique_ptr<SingleSequence>> Create(Model& model, ops::Backend& backend,
                                                         KvLayout layout, RetentionTable table,
                                                         const CompressionConfig& compression,

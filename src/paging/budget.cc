@@ -25,8 +25,8 @@ std::vector<double> Targets(std::span<const double> demand, const std::vector<Ra
   const auto fill = [&](double shift) {
     double sum = 0;
     for (size_t r = 0; r < demand.size(); ++r) {
-      targets[r] = std::clamp(demand[r] * scale + shift, double(ranges[r].least),
-                              double(ranges[r].most));
+      targets[r] =
+          std::clamp(demand[r] * scale + shift, double(ranges[r].least), double(ranges[r].most));
       sum += targets[r];
     }
     return sum;

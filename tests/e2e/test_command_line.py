@@ -64,7 +64,7 @@ def test_a_config_that_is_not_served_is_refused(tmp_path):
 
 @pytest.mark.parametrize("command", [["serve"], ["chat"], ["generate"], ["calibrate"], ["inspect"], ["bench", "serve"],
                                      ["bench", "multi-turn"], ["bench", "throughput"],
-                                     ["bench", "latency"]])
+                                     ["bench", "latency"], ["eval"]])
 def test_every_command_has_help(command):
     done = run(*command, "--help")
     assert done.returncode == 0

@@ -22,7 +22,8 @@ using testing::ByteChatTemplate;
 using testing::ByteTokenizer;
 
 const Passages& Novel() {
-  static const auto passages = Passages::Create(BundledNovel(), BundledDialogues(), *ByteTokenizer());
+  static const auto passages =
+      Passages::Create(BundledNovel(), BundledDialogues(), *ByteTokenizer());
   return *passages;
 }
 
@@ -54,9 +55,10 @@ TEST(ChatFormat, IsReadOffTheTemplate) {
 }
 
 TEST(Passages, SentencesEndWhereTheyDo) {
-  EXPECT_EQ(SplitSentences("Mr. Elton came late. \"Oh!\" said she. It was 5 p.m. then, no more! Good."),
-            (std::vector<std::string>{"Mr. Elton came late.", "\"Oh!\" said she.",
-                                      "It was 5 p.m. then, no more!", "Good."}));
+  EXPECT_EQ(
+      SplitSentences("Mr. Elton came late. \"Oh!\" said she. It was 5 p.m. then, no more! Good."),
+      (std::vector<std::string>{"Mr. Elton came late.", "\"Oh!\" said she.",
+                                "It was 5 p.m. then, no more!", "Good."}));
   EXPECT_TRUE(SplitSentences("").empty());
 }
 
@@ -174,7 +176,7 @@ EvalRecord Record(double ratio, int context, double loss, std::vector<double> sc
 
 TEST(Report, PairsEachContextWithItsFullCache) {
   const std::vector<EvalRecord> records = {
-      Record(1, 0, 2.0, {1, 1}),     Record(1, 1, 3.0, {1, 0}),   Record(0.3, 1, 3.5, {0, 0}),
+      Record(1, 0, 2.0, {1, 1}),    Record(1, 1, 3.0, {1, 0}),   Record(0.3, 1, 3.5, {0, 0}),
       Record(0.3, 0, 2.25, {1, 0}), Record(0.3, 2, 9.0, {0, 0}),  // whose full cache was not run
   };
   const auto rows = Summarise(records);
@@ -187,8 +189,9 @@ TEST(Report, PairsEachContextWithItsFullCache) {
   EXPECT_NEAR(rows[1].score.mean, 1.0 / 6, 1e-12);
   const std::string tables = FormatTables(rows);
   EXPECT_NE(tables.find("**needle**, 512 tokens; 2 contexts"), std::string::npos) << tables;
-  EXPECT_NE(tables.find("| 0.3 | gate | - | 1.000, 1.000 | +0.375 (+0.250 to +0.500) | 0.17 | -0.50"),
-            std::string::npos)
+  EXPECT_NE(
+      tables.find("| 0.3 | gate | - | 1.000, 1.000 | +0.375 (+0.250 to +0.500) | 0.17 | -0.50"),
+      std::string::npos)
       << tables;
   const std::string plot = DrawPlot(rows);
   EXPECT_TRUE(plot.starts_with("<svg ") && plot.ends_with("</svg>\n"));
@@ -242,9 +245,10 @@ TEST_F(EvalFile, RecordsComeBack) {
 
 TEST_F(EvalFile, TheAssistantsTurnsAreScored) {
   const auto good = ReadConversations(
-      Write("\n{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", "
-            "\"content\": \"Hello\"}, {\"role\": \"user\", \"content\": \"Bye\"}, {\"role\": "
-            "\"assistant\", \"content\": \"So soon\"}]}\n"),
+      Write(
+          "\n{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", "
+          "\"content\": \"Hello\"}, {\"role\": \"user\", \"content\": \"Bye\"}, {\"role\": "
+          "\"assistant\", \"content\": \"So soon\"}]}\n"),
       text_, 0, 1000);
   ASSERT_TRUE(good) << good.error().message;
   const auto& steps = good->front().steps;
@@ -275,8 +279,9 @@ TEST_F(EvalFile, BadConversationsAreNamedByLine) {
   }
   EXPECT_FALSE(ReadConversations(Write("\n"), text_, 0, 1000));
   EXPECT_FALSE(ReadConversations("/nonexistent", text_, 0, 1000));
-  EXPECT_EQ(ReadConversations(Write(good + "\n" + good + "\n" + good + "\n"), text_, 2, 1000)->size(),
-            2u);
+  EXPECT_EQ(
+      ReadConversations(Write(good + "\n" + good + "\n" + good + "\n"), text_, 2, 1000)->size(),
+      2u);
 }
 
 }  // namespace
