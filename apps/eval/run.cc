@@ -39,6 +39,10 @@ class Run {
   Status Go() {
     const int threads = config_.num_threads > 0 ? config_.num_threads : ops::AvailableCores();
     TANGRAM_ASSIGN_OR_RETURN(auto first, NewEvaluator(threads));
+    // A setting that cannot be is told before anything is measured.
+    for (const CompressionConfig& setting : settings_) {
+      TANGRAM_RETURN_IF_ERROR(first->Use(EngineSetting(setting), setting.chunk));
+    }
     const int workers = NumWorkers(threads, first->weight_bytes());
     if (workers == 1) {
       Work(*first);
@@ -69,6 +73,12 @@ class Run {
     return Evaluator::Create(config_.engine.model_path, threads, config_.engine.compression.chunk);
   }
 
+  EngineConfig EngineSetting(const CompressionConfig& compression) const {
+    EngineConfig made = config_.engine;
+    made.compression = compression;
+    return made;
+  }
+
   int NumWorkers(int threads, size_t weight_bytes) const {
     if (config_.num_workers > 0) return std::min(config_.num_workers, threads);
     // Weights, and about as much again for activations and the KV cache of one sequence.
@@ -83,8 +93,7 @@ class Run {
       if (number >= outcomes_.size()) return;
       const Job job{number / samples_.size(), number % samples_.size()};
       if (job.setting != std::exchange(current, job.setting)) {
-        EngineConfig setting = config_.engine;
-        setting.compression = settings_[job.setting];
+        const EngineConfig setting = EngineSetting(settings_[job.setting]);
         if (auto status = evaluator.Use(setting, max_tokens_); !status) {
           return Fail(status.error());
         }
