@@ -174,16 +174,6 @@ def study_gate(layers, heads, width):
     return torch.from_numpy((((l * 31 + g * 17 + i * 7919 + l * i * 13) % 2003) / 1001.5 - 1).astype(np.float32))
 
 
-def keydiff_of_chunk(study, sequence):
-    """The study's mean direction is over all kept keys. Tangram's is over the candidates and the window: what was kept
-    for ever is not read again."""
-    n = sequence.cache["n"]
-    first = study.SINKS if n == study.CHUNK else n - study.CHUNK - study.WINDOW
-    for layer, keys in enumerate(sequence.cache["k"]):
-        mean = torch.nn.functional.normalize(keys[:, first:n], dim=-1).mean(1, keepdim=True)
-        sequence.scores[layer, :, :n] = -torch.cosine_similarity(keys[:, :n], mean, dim=-1)
-
-
 def make_study(study_path, model_path, output):
     spec = importlib.util.spec_from_file_location("study", study_path)
     study = importlib.util.module_from_spec(spec)
@@ -194,13 +184,11 @@ def make_study(study_path, model_path, output):
     # Numbered lines of words in a made-up language: repetitive, as text is, and everywhere different.
     tokens = [int(x) for x in (np.cumsum(np.arange(STUDY_TOKENS) % 97) * 7 + np.arange(STUDY_TOKENS) // 5) % 3000 + 300]
     tensors = {"tokens": np.array(tokens, np.float32)}
-    for scorer in ("gate", "keydiff", "keydiff_of_chunk", "reconstruction", "snapkv"):
-        sequence = study.Sequence(model, scorer.removesuffix("_of_chunk"), STUDY_TOKENS + 600, STUDY_REPEAT, gate)
+    for scorer in ("gate", "keydiff", "reconstruction", "snapkv"):
+        sequence = study.Sequence(model, scorer, STUDY_TOKENS + 600, STUDY_REPEAT, gate)
         masks = []
         for k in range(STUDY_TOKENS // study.CHUNK):
             sequence.append(tokens[k * study.CHUNK:(k + 1) * study.CHUNK])
-            if scorer == "keydiff_of_chunk":
-                keydiff_of_chunk(study, sequence)
             retained = torch.tensor([[study_kept(l, g, k + 1) for g in range(model.G)] for l in range(model.L)])
             sequence.compress(retained.to(study.DEVICE))
             masks.append(torch.stack([m[:, :STUDY_TOKENS] for m in sequence.cache["keep"]]).cpu().numpy())

@@ -63,7 +63,9 @@ struct FastKvzipParams {
 
 // How candidates are scored at a boundary (dynamic scorers).
 enum class ScoreMethod {
-  kKeyDiff,       // arXiv 2504.15364: minus the cosine of the key and the mean of the normed keys
+  // arXiv 2504.15364: minus the cosine of the key and the mean of the row's normed keys, the locked
+  // ones' included.
+  kKeyDiff,
   kStreamingLlm,  // arXiv 2309.17453: the most recent stay
   // arXiv 2404.14469: the attention that the chunk's last queries pay a key, mean over them and the
   // query heads of its group, pooled over the neighbours in the row.
@@ -133,8 +135,8 @@ struct ObserveQueriesParams {
 };
 
 // Writes the scores of the candidates of each row of a layer, from their keys as stored. Statistics
-// are over the candidates and the window, so over the whole chunk, whatever slices it came in;
-// locked tokens are not read.
+// are over the whole chunk, whatever slices it came in: over the row for kKeyDiff, else over the
+// candidates and the window, and locked tokens are not read.
 struct ScoreParams {
   ScoreMethod method;
   int num_kv_heads;

@@ -38,8 +38,7 @@ struct CompressParams {
 // everything. C <= 65536.
 void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream);
 
-// score(t) = -cos(k_t, mean over candidates and window of k/|k|), keys as stored (KeyDiff, arXiv
-// 2504.15364).
+// score(t) = -cos(k_t, mean over the row of k/|k|), keys as stored (KeyDiff, arXiv 2504.15364).
 void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream);
 
 // score(t) = t: the most recent stay (StreamingLLM, arXiv 2309.17453).

@@ -10,9 +10,9 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kPerLane = 8;
 
-// One block a head, kDim/8 lanes a token. The first pass adds up the unit keys, each lane group its
-// own tokens in order and the groups in order, so that the sum does not depend on when blocks run;
-// the second reads the keys again, from L2 for the most part.
+// One block a head, kDim/8 lanes a token. The first pass adds up the row's unit keys, each lane
+// group its own tokens in order and the groups in order, so that the sum depends on the row alone;
+// the second reads the candidates' keys again, from L2 for the most part.
 template <class Kv, int kDim>
 __global__ void __launch_bounds__(kThreads)
     ScoreKeyDiffKernel(const __grid_constant__ CompressParams p) {
@@ -34,12 +34,12 @@ __global__ void __launch_bounds__(kThreads)
     return x;
   };
   // All lanes of a warp go round equally often, for the shuffles; past the end they add nothing.
-  const int rounds = (row.old_length - row.first + kGroups - 1) / kGroups;
+  auto rounds = [](int tokens) { return (tokens + kGroups - 1) / kGroups; };
 
   float sum[kPerLane] = {};
 #pragma unroll 4
-  for (int round = 0; round < rounds; ++round) {
-    const int index = row.first + round * kGroups + group;
+  for (int round = 0; round < rounds(row.old_length); ++round) {
+    const int index = round * kGroups + group;
     float key[kPerLane], squares = 0;
     load(min(index, row.old_length - 1), key);
 #pragma unroll
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
     direction[i] = mean[first + i], squares += direction[i] * direction[i];
   const float mean_scale = rsqrtf(fmaxf(sum_lanes(squares), 1e-24f));
 #pragma unroll 4
-  for (int round = 0; round < rounds; ++round) {
+  for (int round = 0; round < rounds(row.candidates); ++round) {
     const int index = row.first + round * kGroups + group;
     float key[kPerLane], dot = 0, key_squares = 0;
     load(min(index, row.old_length - 1), key);

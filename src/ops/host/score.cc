@@ -38,12 +38,12 @@ double Norm(const std::vector<float>& x) {
   return std::sqrt(sum);
 }
 
-// score(t) = -cos(k_t, mean over candidates and window of k / |k|).
+// score(t) = -cos(k_t, mean over the whole row of k / |k|).
 void ScoreKeyDiff(const HeadAtBoundary& h) {
   const auto d = static_cast<size_t>(h.p.pool.head_dim);
   std::vector<float> key(d);
   std::vector<double> mean(d);  // not divided by the count: the cosine does not care
-  for (int t = h.first; t < h.length; ++t) {
+  for (int t = 0; t < h.length; ++t) {
     LoadKey(h.p.pool, h.tokens, t, h.transposed_keys, key.data());
     const double norm = Norm(key);
     for (size_t i = 0; norm > 0 && i < d; ++i) mean[i] += key[i] / norm;

@@ -133,7 +133,7 @@ TEST_P(CompressTest, KeyDiffScores) {
       return std::sqrt(squares);
     };
     std::vector<double> mean(d, 0.0);
-    for (int i = row.first; i < row.old_length; ++i) {
+    for (int i = 0; i < row.old_length; ++i) {
       const float* key = &kv[size_t{2} * i * d];
       for (int k = 0; k < d; ++k) mean[k] += key[k] / norm(key);
     }
