@@ -5,23 +5,22 @@ namespace tangram {
 DynamicScoreHook::DynamicScoreHook(const std::vector<Scorer>& scorers,
                                    const CompressionConfig& config, int num_q_heads,
                                    const KvStorage& kv, ops::Backend& backend)
-    : config_(config), kv_(kv), backend_(backend) {
+    : config_(config), kv_(kv) {
   for (const Scorer scorer : scorers) {
     CompressionConfig c = config;
     c.scorer = scorer;
-    One& one = scorers_.emplace_back(
-        One{scorer, *ScoreMethodOf(scorer), QueryScoringOf(c, num_q_heads), {}, {}});
-    const int heads = kv.layout().heads.num_kv_heads();
-    one.state.resize(
-        static_cast<size_t>(heads * ops::QueryStateFloats(one.method, one.queries, heads,
-                                                          config.window, kv.layout().head_dim)));
+    One& one = scorers_.emplace_back(One{scorer, DynamicScorer(backend, c, num_q_heads), {}, {}});
+    one.state.resize(static_cast<size_t>(
+        one.calls.StateFloats(kv.layout().heads.num_kv_heads(), kv.layout().head_dim)));
     one.scores.resize(static_cast<size_t>(kv.num_pages() * kv.layout().page_size));
   }
 }
 
 void DynamicScoreHook::AfterAppend(int, const ops::AppendParams& appended) {
+  ops::SequenceSpan span = appended.sequences.front();
+  span.since_boundary = 0;
   for (One& one : scorers_) {
-    if (ops::LooksAtQueries(one.method)) Observe(one, appended);
+    one.calls.Observe(appended, {&span, 1}, one.state.data());
     Score(one, appended);
   }
 }
@@ -41,23 +40,6 @@ void DynamicScoreHook::ForScores(
   }
 }
 
-void DynamicScoreHook::Observe(One& one, const ops::AppendParams& appended) {
-  ops::SequenceSpan span = appended.sequences.front();
-  span.since_boundary = 0;
-  backend_.ObserveQueries({.method = one.method,
-                           .queries = one.queries,
-                           .num_kv_heads = appended.num_kv_heads,
-                           .window = config_.window,
-                           .qkv = appended.qkv,
-                           .positions = appended.positions,
-                           .rope = appended.rope(),
-                           .pool = appended.pool,
-                           .pages = appended.pages,
-                           .heads = appended.heads,
-                           .sequences = {&span, 1},
-                           .state = one.state.data()});
-}
-
 void DynamicScoreHook::Score(One& one, const ops::AppendParams& appended) {
   const ops::SequenceSpan& chunk = appended.sequences.front();
   const int begin = chunk.row_history[0], end = begin + chunk.num_tokens;
@@ -65,17 +47,7 @@ void DynamicScoreHook::Score(One& one, const ops::AppendParams& appended) {
   const std::vector<int32_t> locked(rows, begin == 0 ? config_.sinks : begin - config_.window);
   const std::vector<int32_t> length(rows, end);
   const ops::BoundarySpan span{0, end, locked.data(), length.data(), length.data()};
-  backend_.Score({.method = one.method,
-                  .num_kv_heads = appended.num_kv_heads,
-                  .window = config_.window,
-                  .pool = appended.pool,
-                  .pool_scores = one.scores.data(),
-                  .pages = appended.pages,
-                  .heads = appended.heads,
-                  .sequences = {&span, 1},
-                  .queries = one.queries,
-                  .state = one.state.data(),
-                  .rope = appended.rope()});
+  one.calls.Score(appended, span, one.scores.data(), one.state.data());
 }
 
 }  // namespace tangram

@@ -90,18 +90,15 @@ class DynamicScoreHook final : public LayerHook {
  private:
   struct One {
     Scorer scorer;
-    ops::ScoreMethod method;
-    ops::QueryScoring queries;
+    DynamicScorer calls;
     std::vector<float> state;   // of one layer, the one in work
     std::vector<float> scores;  // [L * Hkv, tokens]
   };
 
-  void Observe(One& one, const ops::AppendParams& appended);
   void Score(One& one, const ops::AppendParams& appended);
 
   const CompressionConfig& config_;
   const KvStorage& kv_;
-  ops::Backend& backend_;
   std::vector<One> scorers_;
 };
 

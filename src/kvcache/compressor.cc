@@ -2,50 +2,15 @@
 
 namespace tangram {
 
-std::optional<ops::ScoreMethod> ScoreMethodOf(Scorer scorer) {
-  switch (scorer) {
-    case Scorer::kKeyDiff:
-      return ops::ScoreMethod::kKeyDiff;
-    case Scorer::kStreamingLlm:
-      return ops::ScoreMethod::kStreamingLlm;
-    case Scorer::kSnapKv:
-      return ops::ScoreMethod::kSnapKv;
-    case Scorer::kTova:
-      return ops::ScoreMethod::kTova;
-    case Scorer::kExpectedAttention:
-      return ops::ScoreMethod::kExpectedAttention;
-    default:
-      return std::nullopt;
-  }
-}
-
-ops::QueryScoring QueryScoringOf(const CompressionConfig& config, int num_q_heads) {
-  ops::QueryScoring q;
-  q.num_q_heads = num_q_heads;
-  q.chunk = config.chunk;
-  q.sinks = config.sinks;
-  if (config.scorer == Scorer::kSnapKv) {
-    q.query_window = config.lookback();
-    q.pool_kernel = config.snapkv.kernel;
-    q.pool_mean = config.snapkv.mean;
-  }
-  const ExpectedAttentionConfig& ea = config.expected_attention;
-  q.use_covariance = ea.covariance;
-  q.use_value_norm = ea.value_norm;
-  q.future_positions = ea.future_positions;
-  q.epsilon = ea.epsilon;
-  return q;
-}
-
 Compressor::Compressor(ops::Backend& backend, const KvStorage& kv, const CompressionConfig& config,
                        const Limits& limits)
     : backend_(&backend),
       kv_(&kv),
       config_(config),
       limits_(limits),
-      method_(ScoreMethodOf(config.scorer)),
-      queries_(QueryScoringOf(config, limits.num_q_heads)),
-      history_(static_cast<size_t>(kv.layout().heads.num_rows())) {}
+      history_(static_cast<size_t>(kv.layout().heads.num_rows())) {
+  if (ScoreMethodOf(config.scorer)) dynamic_.emplace(backend, config, limits.num_q_heads);
+}
 
 Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv,
                                       const CompressionConfig& config, GateWeights gate,
@@ -82,11 +47,9 @@ Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv
 
 // Of one slot, in one layer.
 int64_t Compressor::StateFloats() const {
-  const int64_t heads = kv_->layout().heads.num_kv_heads();
-  if (config_.needs_own_pass()) return config_.chunk * heads;
-  if (!method_) return 0;
-  return heads * ops::QueryStateFloats(*method_, queries_, static_cast<int>(heads), config_.window,
-                                       kv_->layout().head_dim);
+  const int heads = kv_->layout().heads.num_kv_heads();
+  if (config_.needs_own_pass()) return int64_t{config_.chunk} * heads;
+  return dynamic_ ? dynamic_->StateFloats(heads, kv_->layout().head_dim) : 0;
 }
 
 float* Compressor::State(int layer) const {
@@ -107,35 +70,9 @@ void Compressor::AfterAppend(int layer, const ops::AppendParams& appended) {
                             .pages = appended.pages,
                             .heads = appended.heads,
                             .sequences = appended.sequences});
-  } else if (method_ && ops::LooksAtQueries(*method_)) {
-    backend_->ObserveQueries({.method = *method_,
-                              .queries = queries_,
-                              .num_kv_heads = appended.num_kv_heads,
-                              .window = config_.window,
-                              .qkv = appended.qkv,
-                              .positions = appended.positions,
-                              .rope = appended.rope(),
-                              .pool = appended.pool,
-                              .pages = appended.pages,
-                              .heads = appended.heads,
-                              .sequences = appended.sequences,
-                              .state = State(layer)});
+  } else if (dynamic_) {
+    dynamic_->Observe(appended, appended.sequences, State(layer));
   }
-}
-
-void Compressor::Score(int layer, const ops::AppendParams& next,
-                       const ops::BoundarySpan& boundary) {
-  backend_->Score({.method = *method_,
-                   .num_kv_heads = next.num_kv_heads,
-                   .window = config_.window,
-                   .pool = next.pool,
-                   .pool_scores = static_cast<float*>(scores_.data()),
-                   .pages = next.pages,
-                   .heads = next.heads,
-                   .sequences = {&boundary, 1},
-                   .queries = queries_,
-                   .state = ops::LooksAtQueries(*method_) ? State(layer) : nullptr,
-                   .rope = next.rope()});
 }
 
 void Compressor::StoreChunkScores(int layer, const ops::AppendParams& next,
@@ -161,7 +98,9 @@ void Compressor::BeforeAppend(int layer, const ops::AppendParams& next,
                               std::span<const ops::BoundarySpan> boundaries) {
   const size_t at_once = gate_ ? boundaries.size() : 1;
   for (size_t i = 0; i < boundaries.size(); i += at_once) {
-    if (method_) Score(layer, next, boundaries[i]);
+    if (dynamic_) {
+      dynamic_->Score(next, boundaries[i], static_cast<float*>(scores_.data()), State(layer));
+    }
     if (config_.needs_own_pass()) StoreChunkScores(layer, next, boundaries[i]);
     backend_->Compact({.num_kv_heads = next.num_kv_heads,
                        .window = config_.window,

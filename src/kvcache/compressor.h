@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kvcache/dynamic_scorer.h"
 #include "kvcache/gate_scorer.h"
 #include "kvcache/kv_storage.h"
 #include "kvcache/layer_hook.h"
@@ -12,10 +13,6 @@
 #include "paging/compression_config.h"
 
 namespace tangram {
-
-// How the scorer's method is called in ops, if it is dynamic, and what it is told.
-std::optional<ops::ScoreMethod> ScoreMethodOf(Scorer scorer);
-ops::QueryScoring QueryScoringOf(const CompressionConfig& config, int num_q_heads);
 
 // Scores tokens and drops those that lose, layer by layer, inside a forward step. Which and how
 // many rows are compressed when is decided elsewhere (paging); this moves the bytes.
@@ -54,7 +51,6 @@ class Compressor final : public LayerHook {
              const Limits& limits);
   float* State(int layer) const;
   int64_t StateFloats() const;
-  void Score(int layer, const ops::AppendParams& next, const ops::BoundarySpan& boundary);
   void StoreChunkScores(int layer, const ops::AppendParams& next,
                         const ops::BoundarySpan& boundary);
 
@@ -62,8 +58,7 @@ class Compressor final : public LayerHook {
   const KvStorage* kv_;
   CompressionConfig config_;
   Limits limits_;
-  std::optional<ops::ScoreMethod> method_;  // dynamic scorers
-  ops::QueryScoring queries_;
+  std::optional<DynamicScorer> dynamic_;
   std::optional<GateScorer> gate_;
   Buffer scores_;       // [virtual pages, B] f32
   Buffer state_;        // [L, slots, StateFloats()]: what a chunk left so far, or its scores
