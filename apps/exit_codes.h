@@ -10,9 +10,9 @@ enum ExitCode : int {
   kExitOk = 0,           // done, or drained
   kExitFailure = 1,      // a client command whose server failed it
   kExitUsage = 2,        // flags, or an address that cannot be bound
-  kExitUnsupported = 3,  // a model or config that cannot be served
+  kExitUnsupported = 3,  // a model, config or file that cannot be served
   kExitMemory = 4,
-  kExitLoad = 5,     // a file that is missing, short or corrupt
+  kExitLoad = 5,     // a file that is missing, or cannot be read or written
   kExitEngine = 70,  // the engine died
 };
 

@@ -10,13 +10,13 @@
 namespace tangram {
 namespace {
 
-// The tokenizer's metadata, or kLoad: a GGUF file of weights alone has none.
+// The tokenizer's metadata, or kUnsupported: a GGUF file of weights alone has none.
 Result<GgufTokenizer> OpenGgufTokenizer(const std::string& path) {
   TANGRAM_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
   GgufTokenizer made = ReadGgufTokenizer(file);
   if (made.tokens.empty()) {
-    return MakeError(ErrorKind::kLoad, path + " holds no tokenizer: name one with --tokenizer",
-                     "--tokenizer");
+    return MakeError(ErrorKind::kUnsupported,
+                     path + " holds no tokenizer: name one with --tokenizer", "--tokenizer");
   }
   return made;
 }

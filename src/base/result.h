@@ -11,9 +11,9 @@ namespace tangram {
 enum class ErrorKind {
   kInvalidArgument,  // bad input: 400, exit 2
   kNotFound,         // 404
-  kUnsupported,      // a model or config that cannot be served: exit 3
+  kUnsupported,      // a model, config or file that cannot be served: exit 3
   kOutOfMemory,      // exit 4
-  kLoad,             // a file that is missing, short or corrupt: exit 5
+  kLoad,             // a file that is missing, or cannot be read or written: exit 5
   kUnavailable,      // full or shutting down: 503
   kInternal,         // 500, exit 70
 };

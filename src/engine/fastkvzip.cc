@@ -28,7 +28,7 @@ class Reader {
       if (!uploaded.empty()) return uploaded;
       status_ = MakeError(ErrorKind::kOutOfMemory, "not enough memory for the gates of " + path_);
     } else if (status_) {
-      status_ = MakeError(ErrorKind::kLoad,
+      status_ = MakeError(ErrorKind::kUnsupported,
                           fmt::format("{}: tensor '{}' is missing, not finite, or not of this "
                                       "model's shape; convert the gates that were trained for it",
                                       path_, name),
@@ -68,7 +68,7 @@ Result<FastKvzipWeights> LoadFastKvzip(const std::string& path, const ModelConfi
   TANGRAM_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(path));
   const auto format = file.metadata().find("format");
   if (format == file.metadata().end() || format->second != kFormat) {
-    return MakeError(ErrorKind::kLoad,
+    return MakeError(ErrorKind::kUnsupported,
                      fmt::format("{}: no gates of Fast KVzip; convert the published .pt file with "
                                  "tools/convert_fastkvzip.py",
                                  path),
@@ -84,7 +84,7 @@ Result<FastKvzipWeights> LoadFastKvzip(const std::string& path, const ModelConfi
   // All layers' buffers are the first one's size.
   for (const ops::FastKvzipGate& gate : weights.layers) {
     if (gate.q_norm.shape != weights.layers.front().q_norm.shape) {
-      return MakeError(ErrorKind::kLoad, fmt::format("{}: gates of several sizes", path),
+      return MakeError(ErrorKind::kUnsupported, fmt::format("{}: gates of several sizes", path),
                        "compression_gate_path");
     }
   }

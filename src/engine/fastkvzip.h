@@ -16,7 +16,7 @@ struct FastKvzipWeights {
 };
 
 // From what tools/convert_fastkvzip.py writes of the published .pt file. kLoad, naming the file, if
-// it is missing, corrupt or not for a model of this shape.
+// it cannot be read, kUnsupported if it is corrupt or not for a model of this shape.
 Result<FastKvzipWeights> LoadFastKvzip(const std::string& path, const ModelConfig& model,
                                        ops::Backend& backend);
 

@@ -54,7 +54,7 @@ class ProfileReader {
     return values;
   }
   void Fail(const std::string& why) {
-    if (status_) status_ = MakeError(ErrorKind::kLoad, fmt::format("{}: {}", path_, why));
+    if (status_) status_ = MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", path_, why));
   }
   // Numbers with commas between; none if there is no such key.
   std::vector<int32_t> Tokens(const std::string& key, size_t most) {
@@ -157,7 +157,7 @@ Result<Profile> ParseProfile(Buffer bytes, const std::string& name) {
   const auto& metadata = file.metadata();
   const auto format = metadata.find("format");
   if (format == metadata.end() || format->second != kFormat) {
-    return MakeError(ErrorKind::kLoad,
+    return MakeError(ErrorKind::kUnsupported,
                      fmt::format("{}: no profile; make one with 'tangram calibrate'", name));
   }
   ProfileReader reader(file, name);

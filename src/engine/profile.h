@@ -34,8 +34,8 @@ struct Profile {
 
 // Replaces `path` when all is written, or not at all.
 Status SaveProfile(const Profile& profile, const std::string& path);
-// kLoad, naming the file and the fault, if it is missing, corrupt or no profile. A published .npz
-// is imported (engine/profile_import.h).
+// kLoad, naming the file and the fault, if it cannot be read, kUnsupported if it is corrupt or no
+// profile. A published .npz is imported (engine/profile_import.h).
 Result<Profile> LoadProfile(const std::string& path);
 // The same of bytes in memory; `name` is for messages.
 Result<Profile> ParseProfile(Buffer file, const std::string& name);

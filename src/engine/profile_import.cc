@@ -40,8 +40,8 @@ class Importer {
   }
 
  private:
-  tl::unexpected<Error> Fail(std::string_view why, ErrorKind kind = ErrorKind::kLoad) const {
-    return MakeError(kind, fmt::format("{}: {}", name_, why));
+  tl::unexpected<Error> Fail(std::string_view why) const {
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", name_, why));
   }
 
   Status ReadMeta() {
@@ -58,8 +58,7 @@ class Importer {
     };
     const auto scorer = ParseScorer(text("scorer"));
     if (!scorer || *scorer == Scorer::kGate) {
-      return Fail(fmt::format("measured with '{}', which is no scorer here", text("scorer")),
-                  ErrorKind::kUnsupported);
+      return Fail(fmt::format("measured with '{}', which is no scorer here", text("scorer")));
     }
     scorer_ = *scorer;
     const bool inside = text("level").ends_with("per_layer");
@@ -104,8 +103,7 @@ class Importer {
     std::vector<double> expected(static_cast<size_t>(profile_.num_layers));
     std::iota(expected.begin(), expected.end(), 0.0);
     if (ids->Values() == expected) return {};
-    return Fail("layers are left out of it, as those with sliding windows; all must be there",
-                ErrorKind::kUnsupported);
+    return Fail("layers are left out of it, as those with sliding windows; all must be there");
   }
 
   size_t heads() const {

@@ -18,8 +18,8 @@ namespace tangram {
 // (windows were large), the demand at the nominal ratio is the same shares, enlarged to that mean
 // with none above 1. There is no gate, and no fingerprint.
 //
-// kLoad for what is missing or makes no sense, kUnsupported for layers left out (sliding windows)
-// and scorers that are not known here.
+// kUnsupported for what is missing or makes no sense, for layers left out (sliding windows) and
+// scorers that are not known here.
 Result<Profile> ImportProfile(const NpzFile& file, const std::string& name);
 
 }  // namespace tangram

@@ -28,7 +28,7 @@ double YarnAttentionFactor(double factor, double mscale) {
 
 Status FinishConfig(ModelConfig& config, const std::string& name) {
   const auto fail = [&](std::string_view why) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", name, why));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", name, why));
   };
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
     return fail(fmt::format("{} attention heads cannot share {} key-value heads",

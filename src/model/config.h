@@ -55,8 +55,8 @@ struct ModelConfig {
 class GgufFile;
 
 // The config of a Hugging Face folder: config.json, and generation_config.json if it is there.
-// kLoad for what is missing or malformed; kUnsupported, naming the field, for what would be
-// computed wrongly.
+// kLoad if config.json cannot be read; kUnsupported, naming the field, for what is missing,
+// malformed or would be computed wrongly.
 Result<ModelConfig> ReadHfConfig(const std::string& folder);
 // The config of a model in either form, without its weights: a folder needs its config.json alone.
 Result<ModelConfig> ReadModelConfig(const std::string& path);

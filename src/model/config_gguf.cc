@@ -26,7 +26,7 @@ class GgufConfigReader {
   // Above 0; without a fallback, required.
   int Size(std::string_view key, int64_t fallback = 0) {
     const int64_t value = Lookup(key, &GgufFile::Int, fallback);
-    if (value <= 0 || value > 1 << 28) Fail(ErrorKind::kLoad, key, "is missing or no size");
+    if (value <= 0 || value > 1 << 28) Refuse(key, "is missing or no size");
     return value <= 0 || value > 1 << 28 ? 1 : static_cast<int>(value);
   }
   double Number(std::string_view key, double fallback) {
@@ -37,12 +37,15 @@ class GgufConfigReader {
   }
   void Expect(std::string_view key, int64_t wanted) {
     if (Lookup(key, &GgufFile::Int, wanted) != wanted) {
-      Fail(ErrorKind::kUnsupported, key, fmt::format("is not served unless it is {}", wanted));
+      Refuse(key, fmt::format("is not served unless it is {}", wanted));
     }
   }
   void SetAside(std::string_view key) { read_.emplace_back(key); }
   void Refuse(std::string_view key, std::string_view why) {
-    Fail(ErrorKind::kUnsupported, key, why);
+    if (status_) {
+      status_ = MakeError(ErrorKind::kUnsupported,
+                          fmt::format("{}: '{}{}' {}", name_, prefix_, key, why));
+    }
   }
   // Whatever an unknown key of the architecture asks for, it would be missing from the result.
   void RefuseUnread() {
@@ -62,9 +65,6 @@ class GgufConfigReader {
     const auto value = (file_.*get)(full);
     if (!value && file_.Has(full)) Refuse(key, "has a type that is not served");
     return value.value_or(fallback);
-  }
-  void Fail(ErrorKind kind, std::string_view key, std::string_view why) {
-    if (status_) status_ = MakeError(kind, fmt::format("{}: '{}{}' {}", name_, prefix_, key, why));
   }
 
   const GgufFile& file_;
@@ -168,7 +168,7 @@ Result<ModelConfig> ReadGgufConfig(const GgufFile& file, const std::string& name
   const auto embedding =
       std::ranges::find(file.tensors(), "token_embd.weight", &StoredTensor::name);
   if (embedding == file.tensors().end()) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: no tensor token_embd.weight", name));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: no tensor token_embd.weight", name));
   }
   config.vocab_size = static_cast<int>(
       std::min<int64_t>(embedding->view.shape[0], std::numeric_limits<int32_t>::max()));

@@ -145,7 +145,7 @@ void ReadRopeScaling(JsonReader& json, const ModelConfig& config, RopeConfig& ro
     rope.low_freq_factor = json.Number("low_freq_factor", 1.0);
     rope.high_freq_factor = json.Number("high_freq_factor", 4.0);
     if (!(rope.high_freq_factor > rope.low_freq_factor)) {
-      json.Corrupt("'high_freq_factor' must be above 'low_freq_factor'");
+      json.Refuse("'high_freq_factor' must be above 'low_freq_factor'");
     }
   } else if (type == "yarn") {
     rope.scaling = RopeScaling::kYarn;
@@ -162,7 +162,7 @@ Status ReadRope(JsonReader& json, ModelConfig& config) {
     const auto* value = json.Find(key);
     if (!value || value->empty()) continue;
     if (!value->is_object()) {
-      json.Corrupt(fmt::format("'{}' is not an object", key));
+      json.Refuse(fmt::format("'{}' is not an object", key));
       break;
     }
     JsonReader rope(*value, fmt::format("{}: {}", json.name(), key));

@@ -27,7 +27,7 @@ void ReadNumber(JsonReader* json, std::string_view key, Range range, std::option
   const std::optional<double> value = json->Number(key);
   if (!value) return;
   if (!(*value >= range.low && *value <= range.high)) {
-    return json->Corrupt(fmt::format("'{}' is {}, which is out of range", key, *value));
+    return json->Refuse(fmt::format("'{}' is {}, which is out of range", key, *value));
   }
   *out = static_cast<T>(*value);
 }

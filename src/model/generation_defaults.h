@@ -17,7 +17,7 @@ struct GenerationDefaults {
 };
 
 // Reads a generation_config.json, given itself or by its folder. kLoad for a file that is missing,
-// malformed or out of range.
+// kUnsupported for one that is malformed or out of range.
 Result<GenerationDefaults> ReadGenerationDefaults(const std::string& path);
 
 // The fields of the JSON object `text` take the place of those in `defaults`. kInvalidArgument with

@@ -149,7 +149,7 @@ class GgufParser {
   };
 
   tl::unexpected<Error> Fail(std::string_view why) const {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", name_, why));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", name_, why));
   }
 
   Status ReadHeader() {

@@ -17,7 +17,7 @@ namespace tangram {
 // is checked against the file's size before it is used.
 class GgufFile {
  public:
-  // kLoad, naming the file, if it is missing, short or malformed.
+  // kLoad, naming the file, if it cannot be read, kUnsupported if it is short or malformed.
   static Result<GgufFile> Open(const std::string& path);
   // The same of bytes in memory; `name` is for messages.
   static Result<GgufFile> Parse(Buffer file, const std::string& name);

@@ -16,19 +16,19 @@ const nlohmann::json* JsonReader::Find(std::string_view key) const {
 
 bool JsonReader::Flag(std::string_view key) {
   const auto* value = Find(key);
-  if (value && !value->is_boolean()) Corrupt(fmt::format("'{}' is neither true nor false", key));
+  if (value && !value->is_boolean()) Refuse(fmt::format("'{}' is neither true nor false", key));
   return value && value->is_boolean() && value->get<bool>();
 }
 
 int JsonReader::Size(std::string_view key, int fallback) {
   const auto* value = Find(key);
   if (!value) {
-    if (fallback == 0) Corrupt(fmt::format("'{}' is missing", key));
+    if (fallback == 0) Refuse(fmt::format("'{}' is missing", key));
     return fallback == 0 ? 1 : fallback;
   }
   constexpr int kMax = 1 << 28;
   if (!value->is_number_unsigned() || value->get<uint64_t>() - 1 >= kMax) {
-    Corrupt(fmt::format("'{}' is not a size", key));
+    Refuse(fmt::format("'{}' is not a size", key));
     return 1;
   }
   return value->get<int>();
@@ -38,7 +38,7 @@ std::optional<double> JsonReader::Number(std::string_view key) {
   const auto* value = Find(key);
   if (!value) return std::nullopt;
   if (!value->is_number()) {
-    Corrupt(fmt::format("'{}' is not a number", key));
+    Refuse(fmt::format("'{}' is not a number", key));
     return std::nullopt;
   }
   return value->get<double>();
@@ -52,7 +52,7 @@ std::string JsonReader::String(std::string_view key, std::string fallback) {
   const auto* value = Find(key);
   if (!value) return fallback;
   if (!value->is_string()) {
-    Corrupt(fmt::format("'{}' is not a string", key));
+    Refuse(fmt::format("'{}' is not a string", key));
     return fallback;
   }
   return value->get<std::string>();
@@ -67,7 +67,7 @@ std::vector<int32_t> JsonReader::TokenIds(std::string_view key) {
     if (id.is_number_unsigned() && id.get<uint64_t>() <= kMax) {
       ids.push_back(id.get<int32_t>());
     } else {
-      Corrupt(fmt::format("'{}' holds something other than token ids", key));
+      Refuse(fmt::format("'{}' holds something other than token ids", key));
     }
   };
   if (value->is_array()) {
@@ -78,18 +78,15 @@ std::vector<int32_t> JsonReader::TokenIds(std::string_view key) {
   return ids;
 }
 
-void JsonReader::Refuse(std::string_view what) { Fail(ErrorKind::kUnsupported, what); }
-void JsonReader::Corrupt(std::string_view what) { Fail(ErrorKind::kLoad, what); }
-
-void JsonReader::Fail(ErrorKind kind, std::string_view what) {
-  if (status_) status_ = MakeError(kind, fmt::format("{}: {}", name_, what));
+void JsonReader::Refuse(std::string_view what) {
+  if (status_) status_ = MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", name_, what));
 }
 
 Result<nlohmann::json> ReadJsonObject(const std::string& path) {
   TANGRAM_ASSIGN_OR_RETURN(const Buffer file, MapFile(path));
   auto json = nlohmann::json::parse(AsText(file), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: not a JSON object", path));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: not a JSON object", path));
   }
   return json;
 }

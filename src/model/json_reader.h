@@ -30,18 +30,15 @@ class JsonReader {
   std::vector<int32_t> TokenIds(
       std::string_view key);  // a number, a list of them, or absent: empty
 
-  void Refuse(std::string_view what);   // kUnsupported
-  void Corrupt(std::string_view what);  // kLoad
+  void Refuse(std::string_view what);  // kUnsupported
 
  private:
-  void Fail(ErrorKind kind, std::string_view what);
-
   const nlohmann::json& object_;
   std::string name_;
   Status status_;
 };
 
-// The JSON object in a file. kLoad if there is none.
+// The JSON object in a file. kUnsupported if there is none in it.
 Result<nlohmann::json> ReadJsonObject(const std::string& path);
 
 }  // namespace tangram

@@ -12,8 +12,8 @@
 namespace tangram {
 
 Result<Buffer> MapFile(const std::string& path) {
-  const auto fail = [&](std::string_view why) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", path, why));
+  const auto fail = [&](std::string_view why, ErrorKind kind = ErrorKind::kLoad) {
+    return MakeError(kind, fmt::format("{}: {}", path, why));
   };
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return fail(std::strerror(errno));
@@ -24,7 +24,7 @@ Result<Buffer> MapFile(const std::string& path) {
   const int map_error = errno;
   close(fd);
   if (!known) return fail("not a regular file");
-  if (bytes == 0) return fail("the file is empty");
+  if (bytes == 0) return fail("the file is empty", ErrorKind::kUnsupported);
   if (data == MAP_FAILED) return fail(std::strerror(map_error));
   madvise(data, bytes, MADV_WILLNEED);  // a hint: read ahead while the headers are parsed
   return Buffer(std::shared_ptr<void>(data, [bytes](void* p) { munmap(p, bytes); }), bytes);

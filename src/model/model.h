@@ -53,7 +53,7 @@ class Model {
 };
 
 // Loads a Hugging Face folder or a GGUF file. Errors name the file, the field and the remedy: kLoad
-// for files that are missing or corrupt, kUnsupported for what would be computed wrongly.
+// for files that cannot be read, kUnsupported for corrupt ones and what would be computed wrongly.
 Result<std::unique_ptr<Model>> LoadModel(const std::string& path, const LoadOptions& options,
                                          ops::Backend& backend);
 

@@ -126,7 +126,7 @@ std::optional<Header> ParseHeader(std::string_view text) {
 
 Result<NpyArray> ParseNpy(std::string bytes, const std::string& name) {
   const auto corrupt = [&](std::string_view why) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", name, why));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", name, why));
   };
   // Magic, version, the header's length in 2 bytes (version 1) or 4.
   if (bytes.size() < 12 || !bytes.starts_with(kMagic)) return corrupt("not in numpy's format");

@@ -30,8 +30,8 @@ class NpzFile {
  public:
   static constexpr uint64_t kMaxBytes = 64u << 20;  // of all arrays together, inflated
 
-  // kLoad, naming file and member, for bytes that are short or malformed; kUnsupported for zip's
-  // and numpy's rarer forms (encryption, zip64, other compressions; Fortran order, other types).
+  // kUnsupported, naming file and member, for bytes that are short or malformed, and for zip's and
+  // numpy's rarer forms (encryption, zip64, other compressions; Fortran order, other types).
   static Result<NpzFile> Parse(const Buffer& file, const std::string& name);
   // Whether it begins as a zip archive does.
   static bool LooksLike(const Buffer& file);

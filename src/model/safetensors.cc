@@ -97,7 +97,7 @@ Shape ToShape(const std::vector<int64_t>& dims) {
 Result<std::vector<Entry>> ParseHeader(std::string_view header, const std::string& name,
                                        std::map<std::string, std::string>& metadata) {
   const auto fail = [&](std::string_view why) {
-    return MakeError(ErrorKind::kLoad,
+    return MakeError(ErrorKind::kUnsupported,
                      fmt::format("{}: corrupt safetensors header: {}", name, why));
   };
   const Json json = Json::parse(header, nullptr, /*allow_exceptions=*/false);
@@ -129,7 +129,7 @@ Result<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 
 Result<SafetensorsFile> SafetensorsFile::Parse(Buffer file, const std::string& name) {
   const auto fail = [&](std::string_view why) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", name, why));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", name, why));
   };
   uint64_t header_bytes = 0;
   if (file.bytes() < sizeof(header_bytes)) return fail("too short for a safetensors file");
@@ -231,7 +231,7 @@ Result<std::vector<std::string>> FindSafetensors(const std::string& folder) {
   TANGRAM_ASSIGN_OR_RETURN(Buffer text, MapFile(index));
   const Json json = Json::parse(AsText(text), nullptr, false);
   const auto fail = [&](std::string_view why) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: {}", index, why));
+    return MakeError(ErrorKind::kUnsupported, fmt::format("{}: {}", index, why));
   };
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
     return fail("no weight_map in it");

@@ -15,7 +15,7 @@ namespace tangram {
 // holes or overlaps, as the format demands.
 class SafetensorsFile {
  public:
-  // kLoad, naming the file, if it is missing, short or malformed.
+  // kLoad, naming the file, if it cannot be read, kUnsupported if it is short or malformed.
   static Result<SafetensorsFile> Open(const std::string& path);
   // The same of bytes in memory; `name` is for messages.
   static Result<SafetensorsFile> Parse(Buffer file, const std::string& name);
@@ -44,7 +44,8 @@ Status WriteSafetensors(const std::string& path, const std::vector<NamedTensor>&
                         const std::map<std::string, std::string>& metadata);
 
 // The paths of a model folder's safetensors files: model.safetensors, or the shards that
-// model.safetensors.index.json names. kLoad if there are none, or a shard's name leaves the folder.
+// model.safetensors.index.json names. kLoad if there are none, kUnsupported if a shard's name
+// leaves the folder.
 Result<std::vector<std::string>> FindSafetensors(const std::string& folder);
 
 }  // namespace tangram

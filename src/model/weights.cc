@@ -48,7 +48,7 @@ Status StoredWeights::Add(const std::vector<StoredTensor>& tensors,
   for (const StoredTensor& tensor : tensors) {
     Buffer owner(std::shared_ptr<void>(all, tensor.view.data), 0);
     if (!tensors_.emplace(tensor.name, Entry{tensor, std::move(owner)}).second) {
-      return MakeError(ErrorKind::kLoad,
+      return MakeError(ErrorKind::kUnsupported,
                        fmt::format("{}: tensor '{}' appears twice", path_, tensor.name));
     }
   }
@@ -58,11 +58,12 @@ Status StoredWeights::Add(const std::vector<StoredTensor>& tensors,
 Result<Weight> StoredWeights::Take(const std::string& name, const Shape& shape) {
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: tensor '{}' is missing", path_, name));
+    return MakeError(ErrorKind::kUnsupported,
+                     fmt::format("{}: tensor '{}' is missing", path_, name));
   }
   const auto& [tensor, owner] = it->second;
   if (tensor.view.shape != shape) {
-    return MakeError(ErrorKind::kLoad,
+    return MakeError(ErrorKind::kUnsupported,
                      fmt::format("{}: tensor '{}' is {}, and not {} as the config says", path_,
                                  name, ShapeText(tensor.view.shape), ShapeText(shape)));
   }

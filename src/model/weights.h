@@ -22,7 +22,7 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual bool Has(const std::string& name) const = 0;
-  // kLoad if the tensor is missing or of another shape, kUnsupported if its type is not computed
+  // kUnsupported if the tensor is missing, of another shape, or of a type that is not computed
   // with.
   virtual Result<Weight> Take(const std::string& name, const Shape& shape) = 0;
   // kUnsupported, naming one, if there are tensors that were never taken: the result would lack
@@ -43,7 +43,7 @@ class WeightSource {
 class StoredWeights : public WeightSource {
  public:
   explicit StoredWeights(std::string path) : path_(std::move(path)) {}
-  // kLoad if a name was added before.
+  // kUnsupported if a name was added before.
   Status Add(const std::vector<StoredTensor>& tensors, const std::vector<Buffer>& owners);
 
   bool Has(const std::string& name) const override { return tensors_.contains(name); }

@@ -53,7 +53,8 @@ class ZipReader {
 
  private:
   tl::unexpected<Error> Corrupt(std::string_view why) const {
-    return MakeError(ErrorKind::kLoad, fmt::format("{}: corrupt zip archive: {}", name_, why));
+    return MakeError(ErrorKind::kUnsupported,
+                     fmt::format("{}: corrupt zip archive: {}", name_, why));
   }
   tl::unexpected<Error> Unsupported(std::string_view what) const {
     return MakeError(ErrorKind::kUnsupported,

@@ -93,7 +93,7 @@ Result<ChatTemplate> ChatTemplate::Make(std::string special_tokens, const Source
   ChatTemplate made;
   made.special_tokens_ = std::move(special_tokens);
   for (const auto& [name, source] : sources) {
-    TANGRAM_RETURN_IF_ERROR(made.Add(name, source, ErrorKind::kLoad));
+    TANGRAM_RETURN_IF_ERROR(made.Add(name, source, ErrorKind::kUnsupported));
   }
   if (made.templates_.empty()) {
     return MakeError(ErrorKind::kNotFound,

@@ -29,8 +29,8 @@ class ChatTemplate {
  public:
   // The model's own templates: chat_template.jinja and additional_chat_templates/*.jinja, else
   // `chat_template` of tokenizer_config.json, one or several by name. A `source`, if not empty
-  // (--chat-template), takes their place. kNotFound if there is no template at all, kLoad if one
-  // does not parse.
+  // (--chat-template), takes their place. kNotFound if there is no template at all,
+  // kUnsupported if one does not parse.
   static Result<ChatTemplate> FromFolder(const std::filesystem::path& folder,
                                          std::string_view source = {});
   static Result<ChatTemplate> FromGguf(const GgufTokenizer& metadata, std::string_view source = {});

@@ -13,7 +13,7 @@ Result<Json> ReadObject(const std::filesystem::path& path) {
   TANGRAM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
-    return MakeError(ErrorKind::kLoad, path.string() + " is not a JSON object");
+    return MakeError(ErrorKind::kUnsupported, path.string() + " is not a JSON object");
   }
   return json;
 }

@@ -37,9 +37,10 @@ Status CheckGguf(const GgufTokenizer& source) {
                      "tokenizer.ggml.pre \"" + source.pre +
                          "\" is not served: gpt-2, llama-bpe, qwen2 and smollm are");
   }
-  if (source.tokens.empty()) return MakeError(ErrorKind::kLoad, "tokenizer.ggml.tokens is empty");
+  if (source.tokens.empty())
+    return MakeError(ErrorKind::kUnsupported, "tokenizer.ggml.tokens is empty");
   if (!source.token_types.empty() && source.token_types.size() != source.tokens.size()) {
-    return MakeError(ErrorKind::kLoad,
+    return MakeError(ErrorKind::kUnsupported,
                      "tokenizer.ggml.token_type and tokenizer.ggml.tokens differ in length");
   }
   return {};
@@ -72,7 +73,7 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromFolder(
   std::string error;
   const int32_t code =
       trs_tokenizer_from_json(SliceOf(json), SliceOf(config.dump()), &handle, SinkTo(&error));
-  TANGRAM_RETURN_IF_ERROR(StatusOf(code, folder.string() + ": " + error, ErrorKind::kLoad));
+  TANGRAM_RETURN_IF_ERROR(StatusOf(code, folder.string() + ": " + error, ErrorKind::kUnsupported));
   std::shared_ptr<Tokenizer> tokenizer(new Tokenizer(handle));
   tokenizer->bos_id_ = tokenizer->TokenToId(SpecialTokenText(config, "bos_token"));
   AddOnce(tokenizer->TokenToId(SpecialTokenText(config, "eos_token")), &tokenizer->eos_ids_);
@@ -98,7 +99,8 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromGguf(const GgufTokenizer
   TrsTokenizer* handle = nullptr;
   std::string error;
   const int32_t code = trs_tokenizer_from_gguf(&raw, &handle, SinkTo(&error));
-  TANGRAM_RETURN_IF_ERROR(StatusOf(code, "the GGUF's tokenizer: " + error, ErrorKind::kLoad));
+  TANGRAM_RETURN_IF_ERROR(
+      StatusOf(code, "the GGUF's tokenizer: " + error, ErrorKind::kUnsupported));
   std::shared_ptr<Tokenizer> tokenizer(new Tokenizer(handle));
   tokenizer->bos_id_ = source.bos_id;
   AddOnce(source.eos_id, &tokenizer->eos_ids_);

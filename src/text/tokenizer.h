@@ -32,10 +32,10 @@ struct GgufTokenizer {
 class Tokenizer {
  public:
   // Reads tokenizer.json, and tokenizer_config.json and special_tokens_map.json if they are there.
-  // A file that is missing or does not parse is kLoad.
+  // A file that is missing is kLoad, one that does not parse kUnsupported.
   static Result<std::shared_ptr<const Tokenizer>> FromFolder(const std::filesystem::path& folder);
 
-  // Unknown kinds of tokenizer are kUnsupported, metadata that does not fit together kLoad.
+  // Unknown kinds of tokenizer, and metadata that does not fit together, are kUnsupported.
   static Result<std::shared_ptr<const Tokenizer>> FromGguf(const GgufTokenizer& source);
 
   // Special tokens written out in the text become their ids. `add_special_tokens` puts what the

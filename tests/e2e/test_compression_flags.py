@@ -98,10 +98,10 @@ def npy(descr, shape, data):
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
 
 
-def write_npz(path, layers=2, heads=2, compression=zipfile.ZIP_STORED):
+def write_npz(path, layers=2, heads=2, scorer="keydiff", compression=zipfile.ZIP_STORED):
     """A profile in the published form: two samples, at ratio 0.3."""
     import struct
-    meta = json.dumps({"scorer": "keydiff", "level": "non_uniform", "model_name": "some/model",
+    meta = json.dumps({"scorer": scorer, "level": "non_uniform", "model_name": "some/model",
                        "ctx_len_min": 20000}).encode()
     ratios = [0.05 + 0.4 * (i % 3 == 0) for i in range(2 * layers * heads)]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -126,20 +126,6 @@ def test_a_published_profile_is_imported_and_served(tmp_path):
     done = run("calibrate", model, "--import", other)
     assert done.returncode == 2
     assert "3 layers of 2 KV heads" in done.stderr
-
-
-def test_hostile_profiles_are_refused(tmp_path):
-    model = write_tiny_model(tmp_path / "tiny")
-    whole = write_npz(tmp_path / "whole.npz").read_bytes()
-    broken = tmp_path / "broken.npz"
-    for data in (whole[:200], whole[:-10], whole.replace(b"<f8", b"|O8"), b"PK\x03\x04" + bytes(100)):
-        broken.write_bytes(data)
-        done = run("calibrate", model, "--import", broken)
-        assert done.returncode in (3, 5), done.stderr
-        assert str(broken) in done.stderr and done.stderr.count("\n") == 1
-        done = run("serve", model, "--load-format", "dummy", *ON[:2], "--compression-ratio", "0.3",
-                   "--compression-profile", broken)
-        assert done.returncode == 2, done.stderr
 
 
 def test_inspect_prints_and_draws(tmp_path):

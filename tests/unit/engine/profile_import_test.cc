@@ -95,16 +95,16 @@ TEST(ProfileImport, NonsenseIsRefused) {
     return profile ? Error{} : profile.error();
   };
   const auto kind = [&](auto change) { return error(change).kind; };
-  EXPECT_EQ(kind([](Published& p) { p.meta = "{"; }), ErrorKind::kLoad);
-  EXPECT_EQ(kind([](Published& p) { p.meta = "[]"; }), ErrorKind::kLoad);
+  EXPECT_EQ(kind([](Published& p) { p.meta = "{"; }), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind([](Published& p) { p.meta = "[]"; }), ErrorKind::kUnsupported);
   EXPECT_EQ(kind([](Published& p) { p.meta = R"({"scorer": "h2o"})"; }), ErrorKind::kUnsupported);
   EXPECT_EQ(kind([](Published& p) { p.meta = R"({"scorer": 7})"; }), ErrorKind::kUnsupported);
-  EXPECT_EQ(kind([](Published& p) { p.raw_shape = "(8,)"; }), ErrorKind::kLoad);
-  EXPECT_EQ(kind([](Published& p) { p.raw[3] = 1.5; }), ErrorKind::kLoad);
-  EXPECT_EQ(kind([](Published& p) { p.raw[3] = NAN; }), ErrorKind::kLoad);
-  EXPECT_EQ(kind([](Published& p) { p.raw.assign(8, 0.0); }), ErrorKind::kLoad);
-  EXPECT_EQ(kind([](Published& p) { p.base = {1.5f}; }), ErrorKind::kLoad);
-  EXPECT_EQ(kind([](Published& p) { p.base = {0.3f, 0.4f}; }), ErrorKind::kLoad);
+  EXPECT_EQ(kind([](Published& p) { p.raw_shape = "(8,)"; }), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind([](Published& p) { p.raw[3] = 1.5; }), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind([](Published& p) { p.raw[3] = NAN; }), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind([](Published& p) { p.raw.assign(8, 0.0); }), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind([](Published& p) { p.base = {1.5f}; }), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind([](Published& p) { p.base = {0.3f, 0.4f}; }), ErrorKind::kUnsupported);
   EXPECT_EQ(kind([](Published& p) { p.layers = {0, 2}; }), ErrorKind::kUnsupported);
   EXPECT_EQ(kind([](Published& p) { p.layers = {0}; }), ErrorKind::kUnsupported);
 }

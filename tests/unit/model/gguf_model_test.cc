@@ -219,12 +219,12 @@ TEST(GgufModelErrorTest, MissingAndMisshapenTensorsAreNamed) {
   // Qwen3's tensors under Qwen2's name lack the biases.
   Error error = LoadError(
       {.name = "qwen3_tied_bf16", .architecture = "qwen2", .head_dim = 16, .kv_heads = 2});
-  EXPECT_EQ(error.kind, ErrorKind::kLoad);
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
   EXPECT_NE(error.message.find("'blk.0.attn_q.bias' is missing"), std::string::npos)
       << error.message;
   error = LoadError(
       {.name = "qwen3_tied_bf16", .architecture = "qwen3", .head_dim = 16, .kv_heads = 4});
-  EXPECT_EQ(error.kind, ErrorKind::kLoad);
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
   EXPECT_NE(error.message.find("'blk.0.attn_k.weight' is [32, 32], and not [64, 32]"),
             std::string::npos)
       << error.message;

@@ -146,7 +146,7 @@ TEST(ChatTemplate, OfAFolder) {
   EXPECT_EQ(folder.Render(), "file");
   EXPECT_EQ(folder.Render("[1]", "{{ bos_token }}given"), "<b>given");
   folder.Write("tokenizer_config.json", "[]");
-  EXPECT_EQ(ChatTemplate::FromFolder(folder.path()).error().kind, ErrorKind::kLoad);
+  EXPECT_EQ(ChatTemplate::FromFolder(folder.path()).error().kind, ErrorKind::kUnsupported);
 }
 
 TEST(ChatTemplate, NamedTemplatesOfTheConfig) {

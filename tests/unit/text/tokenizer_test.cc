@@ -59,11 +59,12 @@ TEST(Tokenizer, FaultsAreToldNotFatal) {
   };
   EXPECT_EQ(fault([](auto* g) { g->model = "llama"; }).kind, ErrorKind::kUnsupported);
   EXPECT_EQ(fault([](auto* g) { g->pre = "other"; }).kind, ErrorKind::kUnsupported);
-  EXPECT_EQ(fault([](auto* g) { g->merges = {"ab"}; }).kind, ErrorKind::kLoad);
-  EXPECT_EQ(fault([](auto* g) { g->merges = {"q x"}; }).kind, ErrorKind::kLoad);
-  EXPECT_EQ(fault([](auto* g) { g->token_types.pop_back(); }).kind, ErrorKind::kLoad);
-  EXPECT_EQ(fault([](auto* g) { g->tokens[3] = "\xFF"; }).kind, ErrorKind::kLoad);
-  EXPECT_EQ(fault([](auto* g) { g->bos_id = 1000, g->add_bos = true; }).kind, ErrorKind::kLoad);
+  EXPECT_EQ(fault([](auto* g) { g->merges = {"ab"}; }).kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(fault([](auto* g) { g->merges = {"q x"}; }).kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(fault([](auto* g) { g->token_types.pop_back(); }).kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(fault([](auto* g) { g->tokens[3] = "\xFF"; }).kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(fault([](auto* g) { g->bos_id = 1000, g->add_bos = true; }).kind,
+            ErrorKind::kUnsupported);
   EXPECT_EQ(Tokenizer::FromFolder("/nowhere").error().kind, ErrorKind::kLoad);
 }
 
