@@ -69,11 +69,16 @@ Status CheckCompression(const CompressionConfig& c, int page_size) {
                                c.ratio, CompressionConfig::kSuggestedRatio),
                    "compression_ratio");
   }
+  constexpr int kLargestChunk = 1 << 22;
+  if (c.chunk > kLargestChunk) {
+    return Invalid(fmt::format("--compression-chunk-size {} is above {}", c.chunk, kLargestChunk),
+                   "compression_chunk_size");
+  }
   if (c.chunk <= 0 || c.chunk % page_size != 0) {
+    const int64_t pages = (int64_t{std::max(c.chunk, 1)} + page_size - 1) / page_size;
     return Invalid(
         fmt::format("--compression-chunk-size {} is not a multiple of the page, {} tokens; {} is",
-                    c.chunk, page_size,
-                    (std::max(c.chunk, 1) + page_size - 1) / page_size * page_size),
+                    c.chunk, page_size, pages * page_size),
         "compression_chunk_size");
   }
   if (c.window <= 0 || c.window >= c.chunk) {
