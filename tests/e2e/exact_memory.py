@@ -2,6 +2,8 @@
 
     .venv/bin/python tests/e2e/exact_memory.py [CONTEXT]    # every level and group size; markdown
 
+TANGRAM_ARG_COMPRESSION_CHUNK_SIZE=C measures another chunk than the default.
+
 The table's sum over rows follows from the design alone: after compression at boundary b the rows hold
 ratio * b tokens on average, in whole pages, and n - b more each; it does not depend on which row holds
 how many.
@@ -12,12 +14,13 @@ import threading
 
 import httpx
 
-from server_process import NAME, ROOT, ServerProcess
+from server_process import NAME, ROOT, ServerProcess, default_of
 
 PROFILE = ROOT / "profiles" / "SmolLM2-135M-Instruct.profile.safetensors"
 LAYERS, KV_HEADS = 30, 3
-PERCENT, CHUNK, PAGE, FLOOR = 30, 256, 16, 48  # the floor: sinks and window, 4 + 32, in whole pages
-STEPS = 300  # of decoding: more than a chunk
+CHUNK = int(default_of("compression-chunk-size"))
+PERCENT, PAGE, FLOOR = 30, 16, 48  # the floor: sinks and window, 4 + 32, in whole pages
+STEPS = CHUNK + 44  # of decoding
 
 
 def group_sizes(level):

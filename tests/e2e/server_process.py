@@ -16,6 +16,13 @@ MODEL = os.environ.get("TANGRAM_MODEL", str(ROOT / "models/SmolLM2-135M-Instruct
 NAME = "smollm2"
 
 
+def default_of(flag):
+    """What `serve` takes for a flag that is not given: its variable, or what --help shows."""
+    variable = os.environ.get("TANGRAM_ARG_" + flag.upper().replace("-", "_"))
+    shown = subprocess.run([BINARY, "serve", "--help=" + flag], capture_output=True, text=True, check=True)
+    return variable or re.search(rf"--{flag} .*\[(.*)\]", shown.stdout).group(1)
+
+
 class ServerProcess:
     """A server on a free port. As a context: ready on entry, and it must end with exit code 0."""
 

@@ -1,6 +1,7 @@
 """Conversations in turns with compression: what is cached, what is kept, and what is stored once."""
 
 import concurrent.futures
+import os
 
 import pytest
 from openai import OpenAI
@@ -65,8 +66,9 @@ def test_a_common_system_prompt_is_stored_once(compressed):
 
     def ask(messages):
         reply = client.chat.completions.create(model=NAME, messages=messages, max_tokens=8, temperature=0,
-                                               extra_body={"ignore_eos": True})
+                                               extra_body={"ignore_eos": True, "return_token_ids": True})
         messages.append({"role": "assistant", "content": reply.choices[0].message.content})
+        prompts.append(reply.prompt_token_ids)
         return reply.usage
 
     def ask_all(text):
@@ -82,6 +84,7 @@ def test_a_common_system_prompt_is_stored_once(compressed):
     def tail(n):  # pages of what came after the boundary
         return ROWS * -(-(n - boundary(n)) // PAGE)
 
+    prompts = []
     conversations = [[system] for _ in range(CONVERSATIONS)]
     usages, held = ask_all(lambda i: f"My number is {i}. How many bridges were there in year {i}?")
     lengths = [usage.kv["logical_tokens"] for usage in usages]
@@ -89,14 +92,20 @@ def test_a_common_system_prompt_is_stored_once(compressed):
     assert common == 1024 == boundary(max(lengths))
     for usage in usages[2:]:
         assert usage.prompt_tokens_details.cached_tokens >= common
-    first_turn = retained_pages(common, ROWS) + sum(map(tail, lengths))
+    # The prompt's whole pages are held once, and each conversation's own behind them.
+    shared = len(os.path.commonprefix(prompts)) - common
+    first_turn = retained_pages(common, ROWS) + ROWS * (shared // PAGE) + sum(
+        tail(n) - ROWS * (shared // PAGE) for n in lengths)
+    assert shared > 3 * PAGE
     assert held <= first_turn
     alone = sum(table_pages(n, ROWS) for n in lengths)
     print(f"\n{CONVERSATIONS} conversations of {max(lengths)} tokens: {held:.0f} pages, {alone} if each were "
           "alone")
     assert held < alone / 2
 
-    usages, held = ask_all(lambda i: facts(12, i + 1) + " And now?")
+    # To the middle of the chunk behind the next boundary; a fact has some 13 tokens.
+    more = (common + 3 * CHUNK // 2 - max(lengths)) // 13
+    usages, held = ask_all(lambda i: facts(more, i + 1) + " And now?")
     lengths = [usage.kv["logical_tokens"] for usage in usages]
     assert {boundary(n) for n in lengths} == {common + CHUNK}
     # Compression never writes what was kept before, but for the window.
