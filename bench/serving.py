@@ -100,23 +100,27 @@ def drive(engine, port, client, streams, prompts):
     return answers, details
 
 
-def over_http(engine, client):
+def speeds(engine, port, client, singles=2):
     """Speeds over HTTP: prefill and decode of single streams, decode while all streams decode."""
-    with serving(engine) as (port, ready):
-        single, details = drive(engine, port, client, 1, 2)
-        prefill = statistics.median(
-            length / (times[0] - start)
-            for (start, times), length in zip(single, details["input_lens"]))
-        decode = statistics.median(
-            (len(times) - 1) / (times[-1] - times[0]) for _, times in single)
-        many, _ = drive(engine, port, client, STREAMS, STREAMS)
-        begin = max(times[0] for _, times in many)
-        end = min(times[-1] for _, times in many)
-        tokens = sum(sum(begin < at <= end for at in times) for _, times in many)
+    single, details = drive(engine, port, client, 1, singles)
+    prefill = statistics.median(
+        length / (times[0] - start)
+        for (start, times), length in zip(single, details["input_lens"]))
+    decode = statistics.median(
+        (len(times) - 1) / (times[-1] - times[0]) for _, times in single)
+    many, _ = drive(engine, port, client, STREAMS, STREAMS)
+    begin = max(times[0] for _, times in many)
+    end = min(times[-1] for _, times in many)
+    tokens = sum(sum(begin < at <= end for at in times) for _, times in many)
     return {"HTTP: prefill of 512, tokens/s": prefill,
             "HTTP: decode of one stream, tokens/s": decode,
-            f"HTTP: decode of {STREAMS} streams, tokens/s": tokens / (end - begin) if end > begin else 0,
-            "start to ready, s": ready}
+            f"HTTP: decode of {STREAMS} streams, tokens/s": tokens / (end - begin) if end > begin else 0}
+
+
+def over_http(engine, client):
+    """speeds() of a server of its own, and how soon it was ready."""
+    with serving(engine) as (port, ready):
+        return {**speeds(engine, port, client), "start to ready, s": ready}
 
 
 def table(results):
