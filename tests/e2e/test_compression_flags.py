@@ -91,6 +91,10 @@ def test_a_profile_is_made_once_and_kept(tmp_path, monkeypatch):
     kept[0].rename(tmp_path / "tiny.profile.safetensors")
     with serve_tiny(model) as server:
         assert "beside the model" in server.text()
+    # The same shape with other weights is another model.
+    done = run("serve", model, "--load-format", "dummy", "--seed", 5, "--port", 0, "--compression-ratio", "0.5")
+    assert done.returncode == 2, done.stderr
+    assert "another model, with other weights" in done.stderr and done.stderr.count("\n") == 1
 
 
 def npy(descr, shape, data):

@@ -45,8 +45,8 @@ void ScoreKeyDiff(const HeadAtBoundary& h) {
   std::vector<double> mean(d);  // not divided by the count: the cosine does not care
   for (int t = 0; t < h.length; ++t) {
     LoadKey(h.p.pool, h.tokens, t, h.transposed_keys, key.data());
-    const double norm = Norm(key);
-    for (size_t i = 0; norm > 0 && i < d; ++i) mean[i] += key[i] / norm;
+    const double norm = Norm(key), scale = norm > 0 ? 1 / norm : 0;
+    for (size_t i = 0; i < d; ++i) mean[i] += key[i] * scale;
   }
   double mean_norm = 0;
   for (double v : mean) mean_norm += v * v;
