@@ -23,7 +23,7 @@ ON = ["--port", "0", "--compression-profile", PROFILE, "--compression-ratio"]
     ([*ON, "0.3", "--compression-chunk-size", "250"], "multiple of the page"),
     ([*ON, "0.3", "--compression-chunk-size", "2147483632"], "above 4194304"),
     ([*ON, "0.3", "--compression-chunk-size", "64", "--compression-window-size", "64"], "below the chunk"),
-    ([*ON, "0.3", "--compression-floor-min", "512"], "--compression-floor-min"),
+    ([*ON, "0.3", "--compression-chunk-size", "256", "--compression-floor-min", "512"], "--compression-floor-min"),
     ([*ON, "0.3", "--compression-level", "sideways"], "none of uniform"),
     ([*ON, "0.3", "--compression-scorer", "h2o"], "none of gate"),
     ([*ON, "0.3", "--page-group-size", "7"], "does not divide"),

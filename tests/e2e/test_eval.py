@@ -107,7 +107,7 @@ def test_the_tests_can_be_exported(tmp_path):
     ([MODEL, "--levels", "cross"], "--levels cross"),
     ([MODEL, "--tasks", "riddle"], "--tasks riddle"),
     ([MODEL, "--length", "1000"], "--length 1000 is not a multiple of the chunk"),
-    ([MODEL, "--continuation", "300"], "--continuation 300"),
+    ([MODEL, "--continuation", "5000"], "--continuation 5000"),
     ([MODEL, "--samples", "0"], "--samples"),
     ([MODEL, "--data", "/nonexistent"], "/nonexistent: no such file"),
     (["--merge", "/nonexistent"], "/nonexistent: no such file"),
