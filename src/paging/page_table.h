@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -13,8 +14,12 @@ class PageTable {
   int num_rows() const { return num_rows_; }
   int max_pages_per_row() const { return max_pages_per_row_; }
   const int32_t* data() const { return ids_.get(); }
-  int32_t* row(int slot, int row);
-  const int32_t* row(int slot, int row) const;
+  int32_t* row(int slot, int row) {
+    return ids_.get() + (size_t(slot) * num_rows_ + row) * max_pages_per_row_;
+  }
+  const int32_t* row(int slot, int row) const {
+    return ids_.get() + (size_t(slot) * num_rows_ + row) * max_pages_per_row_;
+  }
 
  private:
   int num_slots_, num_rows_, max_pages_per_row_;

@@ -198,7 +198,7 @@ CacheBlock& PrefixCache::Top(const Kind& kind, std::span<const int32_t> tokens, 
     const int count = kind.retention->Retained(row, slot.boundary) / page_size_;
     top.pages.insert(top.pages.end(), ids, ids + count);
   }
-  for (const int32_t page : top.pages) pool_->Keep(page);
+  pool_->Keep(top.pages);
   num_blocks_ += 1;
   top.last_used = ++clock_;
   if (top.leaf()) leaves_.insert(&top);
@@ -234,9 +234,10 @@ void PrefixCache::SetPages(CacheBlock& block, const Kind& kind, const Slot& slot
   block.pages.resize(num_rows_);
   for (int row = 0; row < num_rows_; ++row) {
     const int first = kind.retention->Retained(row, slot.boundary) / page_size_;
-    pool_->Keep(block.pages[row] = slot.table->row(slot.slot, row)[first + index]);
+    block.pages[row] = slot.table->row(slot.slot, row)[first + index];
   }
-  for (const int32_t page : old) pool_->Drop(page);
+  pool_->Keep(block.pages);
+  pool_->Drop(old);
   leaves_.erase(&block);
   block.last_used = ++clock_;
   leaves_.insert(&block);
@@ -249,7 +250,7 @@ void PrefixCache::RemoveSubtree(CacheBlock* block) {
 
 void PrefixCache::RemoveLeaf(CacheBlock* leaf) {
   leaves_.erase(leaf);
-  for (const int32_t page : leaf->pages) pool_->Drop(page);
+  pool_->Drop(leaf->pages);
   --num_blocks_;
   CacheBlock* parent = leaf->parent;
   if (parent == nullptr) {
@@ -282,7 +283,9 @@ bool PrefixCache::AnyHeld(const CacheBlock& block) const {
   return std::ranges::any_of(block.pages, [&](int32_t p) { return pool_->holders(p) > 0; });
 }
 
+// Those of the tail are held together.
 bool PrefixCache::AllHeld(const CacheBlock& block) const {
+  if (block.parent != nullptr) return pool_->holders(block.pages[0]) > 0;
   return std::ranges::all_of(block.pages, [&](int32_t p) { return pool_->holders(p) > 0; });
 }
 

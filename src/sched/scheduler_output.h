@@ -24,10 +24,9 @@ struct PageCopy {
   int32_t from, to;
 };
 
-// A page id that the device's copy of the page table lacks.
+// Ids of the page table that the device's copy of it lacks: [first, first + count) of a row.
 struct PageUpdate {
-  int slot, row, index;
-  int32_t page;
+  int slot, row, first, count;
 };
 
 // What one forward step does. Before it, in this order: page updates, then page copies.

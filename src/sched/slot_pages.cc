@@ -1,6 +1,7 @@
 #include "sched/slot_pages.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/check.h"
 
@@ -25,13 +26,14 @@ int SlotPages::TakeSlot() {
 
 void SlotPages::GiveSlot(int slot) {
   int32_t* count = counts(slot);
-  while (totals_[slot] > 0) {
+  pages_.resize(totals_[slot]);
+  for (auto page = pages_.begin(); page != pages_.end();) {
     for (int row = shape_.num_rows; row-- > 0;) {
-      if (count[row] == 0) continue;
-      pool_->Release(table_.row(slot, row)[--count[row]]);
-      --totals_[slot];
+      if (count[row] > 0) *page++ = table_.row(slot, row)[--count[row]];
     }
   }
+  pool_->Release(pages_);
+  totals_[slot] = 0;
   free_slots_.push_back(slot);
 }
 
@@ -64,28 +66,44 @@ SlotPages::Reuse SlotPages::CountReuse(const PrefixCache::Match& match,
 
 void SlotPages::Adopt(int slot, const PrefixCache::Match& match, const RetentionTable& retention,
                       SchedulerOutput& output) {
-  const auto share = [&](int row, int32_t page) {
-    pool_->Hold(page);
-    Append(slot, row, page, output);
-  };
-  const int32_t* page = match.top != nullptr ? match.top->pages.data() : nullptr;
-  for (int row = 0; row < shape_.num_rows && page != nullptr; ++row) {
-    const int num_pages = retention.Retained(row, match.boundary) / shape_.page_size;
-    for (int i = 0; i < num_pages; ++i) share(row, *page++);
+  if (match.top != nullptr) {
+    pool_->Hold(match.top->pages);
+    const int32_t* page = match.top->pages.data();
+    for (int row = 0; row < shape_.num_rows; ++row) {
+      const int num_pages = retention.Retained(row, match.boundary) / shape_.page_size;
+      std::copy_n(page, num_pages, table_.row(slot, row));
+      page += counts(slot)[row] = num_pages;
+    }
+    totals_[slot] = std::ssize(match.top->pages);
   }
   for (const CacheBlock* block : match.shared) {
-    for (int row = 0; row < shape_.num_rows; ++row) share(row, block->pages[row]);
+    pool_->Hold(block->pages);
+    AppendBlock(slot, block->pages);
   }
-  if (match.copied == nullptr) return;
-  for (const int32_t p : match.copied->pages) pool_->Hold(p);
+  for (int row = 0; row < shape_.num_rows; ++row) {
+    if (const int count = counts(slot)[row]; count > 0) {
+      output.page_updates.push_back({slot, row, 0, count});
+    }
+  }
+  if (match.copied != nullptr) pool_->Hold(match.copied->pages);
 }
 
 void SlotPages::CopyLast(int slot, const PrefixCache::Match& match, SchedulerOutput& output) {
+  pages_.resize(shape_.num_rows);
+  pool_->Take(pages_);
   for (int row = 0; row < shape_.num_rows; ++row) {
-    const int32_t to = pool_->Take();
-    Copy(match.copied->pages[row], to, output);
-    Append(slot, row, to, output);
+    Copy(match.copied->pages[row], pages_[row], output);
+    output.page_updates.push_back({slot, row, counts(slot)[row], 1});
   }
+  AppendBlock(slot, pages_);
+}
+
+void SlotPages::AppendBlock(int slot, std::span<const int32_t> pages) {
+  int32_t* count = counts(slot);
+  for (int row = 0; row < shape_.num_rows; ++row) {
+    table_.row(slot, row)[count[row]++] = pages[row];
+  }
+  totals_[slot] += shape_.num_rows;
 }
 
 // `from` is held once for the copy.
@@ -95,7 +113,7 @@ void SlotPages::Copy(int32_t from, int32_t to, SchedulerOutput& output) {
 }
 
 void SlotPages::ReleaseCopied() {
-  for (const int32_t page : copied_) pool_->Release(page);
+  pool_->Release(copied_);
   copied_.clear();
 }
 
@@ -129,40 +147,39 @@ void SlotPages::CopySharedWrites(int slot, const RetentionTable& retention, int 
     const int32_t to = pool_->Take();
     Copy(id, to, output);
     id = to;
-    output.page_updates.push_back({slot, row, index, to});
+    output.page_updates.push_back({slot, row, index, 1});
   });
-}
-
-void SlotPages::Append(int slot, int row, int32_t page, SchedulerOutput& output) {
-  int32_t& count = counts(slot)[row];
-  table_.row(slot, row)[count] = page;
-  output.page_updates.push_back({slot, row, count, page});
-  ++count;
-  ++totals_[slot];
 }
 
 void SlotPages::Grow(int slot, const RetentionTable& retention, int boundary, int n,
                      SchedulerOutput& output) {
+  int32_t* count = counts(slot);
+  int64_t growth = 0;
   for (int row = 0; row < shape_.num_rows; ++row) {
     wanted_[row] = PagesFor(retention.PeakLength(row, boundary, n));
+    const int more = wanted_[row] - count[row];
+    if (more <= 0) continue;
+    output.page_updates.push_back({slot, row, count[row], more});
+    growth += more;
   }
-  for (bool grew = true; grew;) {
-    grew = false;
+  pages_.resize(growth);
+  pool_->Take(pages_);
+  for (auto page = pages_.begin(); page != pages_.end();) {
     for (int row = 0; row < shape_.num_rows; ++row) {
-      if (counts(slot)[row] >= wanted_[row]) continue;
-      Append(slot, row, pool_->Take(), output);
-      grew = true;
+      if (count[row] < wanted_[row]) table_.row(slot, row)[count[row]++] = *page++;
     }
   }
+  totals_[slot] += growth;
 }
 
 void SlotPages::Trim(int slot, const RetentionTable& retention, int n) {
   for (int row = 0; row < shape_.num_rows; ++row) {
     int32_t& count = counts(slot)[row];
     const int wanted = PagesFor(retention.Length(row, n));
-    for (const int32_t* ids = table_.row(slot, row); count > wanted; --totals_[slot]) {
-      pool_->Release(ids[--count]);
-    }
+    if (count <= wanted) continue;
+    pool_->Release(std::span(table_.row(slot, row), count).subspan(wanted));
+    totals_[slot] -= count - wanted;
+    count = wanted;
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "paging/page_pool.h"
@@ -66,7 +67,8 @@ class SlotPages {
   const int32_t* counts(int slot) const { return &counts_[size_t(slot) * shape_.num_rows]; }
   // First pages of a row that no later compression writes.
   int Immutable(const RetentionTable& retention, int row, int boundary) const;
-  void Append(int slot, int row, int32_t page, SchedulerOutput& output);
+  // One page more in each row: [G].
+  void AppendBlock(int slot, std::span<const int32_t> pages);
   void Copy(int32_t from, int32_t to, SchedulerOutput& output);
   // visit(row, index) for each page that CountSharedWrites counts.
   template <class Visit>
@@ -80,6 +82,7 @@ class SlotPages {
   std::vector<int32_t> counts_;  // [slots][rows]
   std::vector<int64_t> totals_;  // [slots], of counts_
   std::vector<int32_t> wanted_;  // [rows], of the call in progress
+  std::vector<int32_t> pages_;   // likewise, taken or to be released
   std::vector<int32_t> copied_;  // sources of the step's copies, held until they are made
 };
 

@@ -2,37 +2,42 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace tangram {
 namespace {
 
+using Pages = std::vector<int32_t>;
+
 TEST(PagePool, PagesPassFromHoldersToKeepersToFree) {
-  PagePool pool(2);
-  const int32_t page = pool.Take();
-  EXPECT_EQ(pool.num_held(), 1);
-  pool.Keep(page);
+  PagePool pool(3);
+  Pages pages(2);
+  pool.Take(pages);
+  EXPECT_EQ(pool.num_held(), 2);
+  pool.Keep(pages);
   EXPECT_EQ(pool.num_evictable(), 0);
-  pool.Release(page);
+  pool.Release(pages);
+  EXPECT_EQ(pool.num_evictable(), 2);
+  pool.Hold(Pages{pages[0]});
   EXPECT_EQ(pool.num_evictable(), 1);
-  pool.Hold(page);
-  EXPECT_EQ(pool.num_evictable(), 0);
-  pool.Drop(page);
-  EXPECT_EQ(pool.num_free(), 1);
-  pool.Release(page);
+  pool.Drop(pages);
   EXPECT_EQ(pool.num_free(), 2);
-  const std::vector<int32_t> none(2);
+  pool.Release(Pages{pages[0]});
+  EXPECT_EQ(pool.num_free(), 3);
+  const Pages none(3);
   pool.CheckInvariants(none, none);
 }
 
 TEST(PagePoolDeathTest, NoDoubleFree) {
   PagePool pool(2);
-  const int32_t page = pool.Take();
+  const Pages page = {pool.Take()};
   pool.Release(page);
   EXPECT_DEATH(pool.Release(page), "is not held");
   EXPECT_DEATH(pool.Drop(page), "is not kept");
   EXPECT_DEATH(pool.Hold(page), "is free");
   pool.Take();
   pool.Take();
-  EXPECT_DEATH(pool.Take(), "no free page");
+  EXPECT_DEATH(pool.Take(), "0 free pages");
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ class PrefixCacheTest : public testing::Test {
     }
   }
   void Release() {
-    for (const int32_t page : held_) pool_.Release(page);
+    pool_.Release(held_);
     held_.clear();
   }
   // A finished sequence's state.
@@ -77,7 +77,7 @@ TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
   match = Find({1, 2, 3, 4, 5, 0});
   EXPECT_EQ(match.shared.size(), 1u);
   ASSERT_NE(match.copied, nullptr);  // slot 1 of the page has another's 6
-  for (const int32_t page : match.copied->pages) pool_.Hold(page);
+  pool_.Hold(match.copied->pages);
   match = Find({1, 2, 3, 4, 5, 6, 7});
   EXPECT_EQ(match.shared.size(), 1u);  // someone else goes on in that page already
   EXPECT_NE(match.copied, nullptr);
@@ -140,7 +140,7 @@ TEST_F(PrefixCacheTest, WhatSequencesHoldIsPassedOverHoweverOld) {
   Leave({1, 2, 3, 4});
   Leave({5, 6, 7, 8});
   held_ = Find({1, 2, 3, 4}).shared[0]->pages;
-  for (const int32_t page : held_) pool_.Hold(page);
+  pool_.Hold(held_);
   cache_.Await(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
   cache_.Evict(pool_.num_free() + kRows);
   EXPECT_EQ(Found({1, 2, 3, 4}), 4);

@@ -206,7 +206,7 @@ void Trace::RunStep() {
   ASSERT_EQ(output.empty(), asked_.empty());
   if (output.empty()) return;
   EXPECT_LE(output.num_tokens, config_.max_num_batched_tokens);
-  model_.Begin(output);
+  model_.Begin(output, scheduler_.page_table());
   std::vector<TokenId> sampled;
   for (const ScheduledSequence& seq : output.sequences) {
     const std::span<const TokenId> tokens = scheduler_.Tokens(seq.id);

@@ -78,10 +78,11 @@ SymbolicModel::SymbolicModel(Shape shape, CompressionRule rule)
       pool_(shape.num_pages * shape.page_size),
       page_table_(size_t(shape.num_slots) * shape.num_rows * shape.max_pages_per_row, -1) {}
 
-void SymbolicModel::Begin(const SchedulerOutput& output) {
+void SymbolicModel::Begin(const SchedulerOutput& output, const PageTable& pages) {
   for (const PageUpdate& u : output.page_updates) {
-    page_table_[(size_t(u.slot) * shape_.num_rows + u.row) * shape_.max_pages_per_row + u.index] =
-        u.page;
+    const size_t row = size_t(u.slot) * shape_.num_rows + u.row;
+    std::copy_n(pages.row(u.slot, u.row) + u.first, u.count,
+                page_table_.begin() + row * shape_.max_pages_per_row + u.first);
   }
   std::set<int32_t> written;
   for (const PageCopy& copy : output.page_copies) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "paging/page_table.h"
 #include "paging/retention_table.h"
 #include "sched/scheduler_output.h"
 
@@ -52,8 +53,9 @@ class SymbolicModel {
   };
   SymbolicModel(Shape shape, CompressionRule rule);
 
-  // Before the sequences of a step: page updates, then page copies.
-  void Begin(const SchedulerOutput& output);
+  // Before the sequences of a step: page updates (of `pages` it reads only these), then page
+  // copies.
+  void Begin(const SchedulerOutput& output, const PageTable& pages);
   // Processes one sequence's tokens and returns the one that follows.
   TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
               std::span<const TokenId> tokens);
