@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "paging/cache_block.h"
+#include "paging/cache_run.h"
 #include "paging/page_pool.h"
 #include "paging/page_table.h"
 #include "paging/retention_table.h"
@@ -16,11 +16,12 @@ namespace tangram {
 
 // The states that sequences leave for others with the same first tokens. A state is at a boundary,
 // 0 if nothing was compressed: the pages of all that compression kept, and below them a tree of
-// blocks of page_size tokens with their pages. A lookup takes O(tokens / page_size *
-// log(children)).
+// blocks of page_size tokens with their pages, those that came and were used together in one run.
 //
 // Who holds a block holds all above it, so eviction from the leaves reaches every page that no
 // sequence holds.
+//
+// prefix_cache.cc finds and leaves states, prefix_cache_tree.cc keeps their trees.
 class PrefixCache {
  public:
   // Whose state. `table` is meant by its index: states at boundary 0 serve all tables.
@@ -39,13 +40,14 @@ class PrefixCache {
   struct Match {
     int num_tokens = 0;
     int boundary = 0;
-    int num_remembered = 0;      // tokens up to the last boundary in common with a token history
-    CacheBlock* last = nullptr;  // where it ends
-    const CacheBlock* top = nullptr;        // what compression at `boundary` kept; null at 0
-    std::vector<const CacheBlock*> shared;  // of tail tokens, to be used as they are; a last one
-                                            // that is not full, by one who goes on in it
-    const CacheBlock* copied =
-        nullptr;  // after them: its first tokens are of use, in a copy of its pages
+    int num_remembered = 0;         // tokens up to the last boundary in common with a token history
+    CacheRun* last = nullptr;       // where it ends
+    const CacheRun* top = nullptr;  // what compression at `boundary` kept; null at 0
+    // Pages of its blocks, [G] each, to be used as they are; a last one that is not full, by one
+    // who goes on in it.
+    std::vector<std::span<const int32_t>> shared;
+    // Those of a block behind them whose first tokens are of use, in copies; empty if none are.
+    std::span<const int32_t> copied;
   };
   enum class Extent {
     kCompressed,  // what compression at the boundary kept, alone: a common beginning
@@ -84,37 +86,46 @@ class PrefixCache {
   void CheckInvariants(std::vector<int32_t>& keepers) const;
 
  private:
-  struct Older {
-    bool operator()(const CacheBlock* a, const CacheBlock* b) const {
-      return a->last_used < b->last_used;
-    }
-  };
+  static constexpr int kAnyTable = -1;  // of states at boundary 0
   // The child that has most first tokens in common with `tokens`, and how many.
-  static std::pair<CacheBlock*, int> Closest(const CacheBlock& parent,
-                                             std::span<const int32_t> tokens);
+  static std::pair<CacheRun*, int> Closest(const CacheRun& parent, std::span<const int32_t> tokens);
 
   // The state at a boundary, if there is one.
-  CacheBlock* FindTop(const Kind& kind, std::span<const int32_t> tokens, int boundary);
-  void FindTail(CacheBlock& top, std::span<const int32_t> tokens, Match& match);
-  CacheBlock& Top(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot);
-  void Touch(CacheBlock* block) { Stamp(block, ++clock_); }
-  void Stamp(CacheBlock* block, int64_t stamp);
-  CacheBlock* AddChild(CacheBlock& parent, std::span<const int32_t> tokens);
-  void Lengthen(CacheBlock& block, std::span<const int32_t> tokens);
-  void SetPages(CacheBlock& block, const Kind& kind, const Slot& slot, int index);
-  void RemoveSubtree(CacheBlock* block);
-  void RemoveLeaf(CacheBlock* leaf);
-  // Whether the slot's own pages are the block's: block `index` of the tail, or with -1 the top.
-  bool IsMine(const CacheBlock& block, const Kind& kind, const Slot& slot, int index) const;
-  int32_t FirstPage(const Kind& kind, const Slot& slot, int index) const;
-  bool AnyHeld(const CacheBlock& block) const;
-  bool AllHeld(const CacheBlock& block) const;
-  void CheckBlock(const CacheBlock& block, std::vector<int32_t>& keepers) const;
+  CacheRun* FindTop(const Kind& kind, std::span<const int32_t> tokens, int boundary);
+  void FindTail(CacheRun& top, std::span<const int32_t> tokens, Match& match);
+  CacheRun& Top(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot);
+  // The slot's pages in row 0, from the first behind the boundary: one page tells whose a block is.
+  const int32_t* TailPages(const Kind& kind, const Slot& slot) const;
+  bool IsTopMine(const CacheRun& top, const Kind& kind, const Slot& slot) const;
+  bool IsMine(const CacheRun& run, int block, int32_t page) const {
+    return PagesOf(run, block)[0] == page;
+  }
+
+  int Blocks(std::size_t tokens) const { return (int(tokens) + page_size_ - 1) / page_size_; }
+  int NumBlocks(const CacheRun& run) const { return Blocks(run.tokens.size()); }
+  std::span<const int32_t> PagesOf(const CacheRun& run, int block) const {
+    return std::span(run.pages).subspan(std::size_t(block) * num_rows_, num_rows_);
+  }
+  void Touch(CacheRun* run) { Stamp(run, ++clock_); }
+  void Stamp(CacheRun* run, int64_t stamp);
+  void StampOne(CacheRun& run, int64_t stamp);
+  CacheRun* AddChild(CacheRun& parent, std::span<const int32_t> tokens);
+  CacheRun* Lengthen(CacheRun& run, std::span<const int32_t> tokens);
+  void SetPages(CacheRun& run, const Kind& kind, const Slot& slot, int index);
+  void Split(CacheRun& run, int blocks);
+  void RemoveSubtree(CacheRun* run);
+  void RemoveLeaf(CacheRun* leaf);
+  void RemoveLastBlock(CacheRun& leaf);
+  // Whether nothing of a leaf can be evicted.
+  bool InUse(const CacheRun& leaf) const;
+  bool AllHeld(std::span<const int32_t> pages) const;
+  int64_t CheckRun(const CacheRun& run, std::vector<int32_t>& keepers) const;
+  void CheckHolders(const CacheRun& run) const;
 
   int page_size_, num_rows_, chunk_;
   PagePool* pool_;
   TokenHistory history_;
-  std::set<CacheBlock*, Older> leaves_;
+  std::set<std::pair<int64_t, CacheRun*>> leaves_;  // by last_used
   int64_t clock_ = 0, retired_ = 0;  // of use, upwards; of what is retired, downwards
   int64_t num_blocks_ = 0;           // tops included
 };

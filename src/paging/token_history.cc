@@ -33,11 +33,11 @@ HistoryChunk* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) 
   return chunk;
 }
 
-CacheBlock& TokenHistory::AddState(HistoryChunk& chunk, int table) {
+CacheRun& TokenHistory::AddState(HistoryChunk& chunk, int table) {
   if (chunk.idle()) idle_.erase(&chunk);
   auto& state = chunk.states[table];
   TANGRAM_CHECK(state == nullptr, "a second state at depth {} for table {}", chunk.depth, table);
-  state = std::make_unique<CacheBlock>();
+  state = std::make_unique<CacheRun>();
   state->chunk = &chunk;
   state->table = table;
   return *state;

@@ -6,7 +6,7 @@
 #include <set>
 #include <span>
 
-#include "paging/cache_block.h"
+#include "paging/cache_run.h"
 
 namespace tangram {
 
@@ -21,7 +21,7 @@ class TokenHistory {
   HistoryChunk* Find(uint64_t salt, std::span<const int32_t> tokens);
   // Remembers all whole chunks of `tokens` and returns the last.
   HistoryChunk* Add(uint64_t salt, std::span<const int32_t> tokens);
-  CacheBlock& AddState(HistoryChunk& chunk, int table);
+  CacheRun& AddState(HistoryChunk& chunk, int table);
   void RemoveState(HistoryChunk& chunk, int table);
 
   int64_t num_chunks() const { return num_chunks_; }

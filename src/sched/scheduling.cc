@@ -105,8 +105,8 @@ void Scheduler::Impl::Admit() {
     if (blocked_ == &seq) return;
     PrefixCache::Match match = FindState(seq);
     bool admitted = CanAdmit(seq, match);
-    if (!admitted && match.copied != nullptr) {  // for the step, a copy costs its page twice
-      match.copied = nullptr;
+    if (!admitted && !match.copied.empty()) {  // for the step, a copy costs its page twice
+      match.copied = {};
       match.num_tokens = match.boundary + int(match.shared.size()) * config_.page_size;
       admitted = CanAdmit(seq, match);
     }
@@ -182,7 +182,7 @@ int64_t Scheduler::Impl::PagesForGrowth(int num_steps) const {
 size_t Scheduler::Impl::Start(Sequence& seq, const PrefixCache::Match& match) {
   seq.slot = slots_.TakeSlot();
   slots_.Adopt(seq.slot, match, TableOf(seq), output_);
-  if (match.copied != nullptr) {
+  if (!match.copied.empty()) {
     Evict(config_.num_rows);
     slots_.CopyLast(seq.slot, match, output_);
   }
@@ -198,8 +198,8 @@ size_t Scheduler::Impl::Start(Sequence& seq, const PrefixCache::Match& match) {
     cache_queries_ += seq.tokens.size();
     cache_hits_ += match.num_tokens;
     if (match.top != nullptr) {
-      hits_at_end_ += match.top->origin == CacheBlock::Origin::kEnd;
-      hits_after_prompt_ += match.top->origin == CacheBlock::Origin::kAfterPrompt;
+      hits_at_end_ += match.top->origin == CacheRun::Origin::kEnd;
+      hits_after_prompt_ += match.top->origin == CacheRun::Origin::kAfterPrompt;
     }
   }
   const auto before = [](const Sequence* a, const Sequence* b) { return a->order < b->order; };

@@ -55,12 +55,10 @@ SlotPages::Reuse SlotPages::CountReuse(const PrefixCache::Match& match,
     std::for_each_n(page, crosses ? Immutable(retention, row, match.boundary) : num_pages, count);
     page += num_pages;
   }
-  for (const CacheBlock* block : match.shared) {
-    if (!crosses) std::ranges::for_each(block->pages, count);
+  for (const auto pages : match.shared) {
+    if (!crosses) std::ranges::for_each(pages, count);
   }
-  if (match.copied != nullptr) {
-    for (const int32_t p : match.copied->pages) reuse.evictable += pool_->holders(p) == 0;
-  }
+  for (const int32_t p : match.copied) reuse.evictable += pool_->holders(p) == 0;
   return reuse;
 }
 
@@ -76,23 +74,23 @@ void SlotPages::Adopt(int slot, const PrefixCache::Match& match, const Retention
     }
     totals_[slot] = std::ssize(match.top->pages);
   }
-  for (const CacheBlock* block : match.shared) {
-    pool_->Hold(block->pages);
-    AppendBlock(slot, block->pages);
+  for (const auto pages : match.shared) {
+    pool_->Hold(pages);
+    AppendBlock(slot, pages);
   }
   for (int row = 0; row < shape_.num_rows; ++row) {
     if (const int count = counts(slot)[row]; count > 0) {
       output.page_updates.push_back({slot, row, 0, count});
     }
   }
-  if (match.copied != nullptr) pool_->Hold(match.copied->pages);
+  pool_->Hold(match.copied);
 }
 
 void SlotPages::CopyLast(int slot, const PrefixCache::Match& match, SchedulerOutput& output) {
   pages_.resize(shape_.num_rows);
   pool_->Take(pages_);
   for (int row = 0; row < shape_.num_rows; ++row) {
-    Copy(match.copied->pages[row], pages_[row], output);
+    Copy(match.copied[row], pages_[row], output);
     output.page_updates.push_back({slot, row, counts(slot)[row], 1});
   }
   AppendBlock(slot, pages_);

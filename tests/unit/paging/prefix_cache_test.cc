@@ -73,14 +73,14 @@ TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
   Leave({1, 2, 3, 4, 5, 6});
   PrefixCache::Match match = Find({1, 2, 3, 4, 5, 6, 7});
   EXPECT_EQ(match.shared.size(), 2u);  // goes on in the page that is not full
-  EXPECT_EQ(match.copied, nullptr);
+  EXPECT_TRUE(match.copied.empty());
   match = Find({1, 2, 3, 4, 5, 0});
   EXPECT_EQ(match.shared.size(), 1u);
-  ASSERT_NE(match.copied, nullptr);  // slot 1 of the page has another's 6
-  pool_.Hold(match.copied->pages);
+  ASSERT_FALSE(match.copied.empty());  // slot 1 of the page has another's 6
+  pool_.Hold(match.copied);
   match = Find({1, 2, 3, 4, 5, 6, 7});
   EXPECT_EQ(match.shared.size(), 1u);  // someone else goes on in that page already
-  EXPECT_NE(match.copied, nullptr);
+  EXPECT_FALSE(match.copied.empty());
 }
 
 TEST_F(PrefixCacheTest, StoresACommonPrefixOnce) {
@@ -102,6 +102,23 @@ TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6, 7, 8}), 8);
   cache_.Evict(pool_.size());
   EXPECT_EQ(cache_.num_blocks(), 0);
+  Check();
+}
+
+TEST_F(PrefixCacheTest, WhatIsBehindACommonBeginningStaysAsOldAsItWas) {
+  const std::vector<int32_t> a = {1, 2, 3, 4, 5, 6, 7, 8}, b = {9, 9, 9, 9};
+  Leave(a);
+  Leave(b);
+  EXPECT_EQ(Found({1, 2, 3, 4, 0}), 4);
+  EXPECT_EQ(cache_.num_blocks(), 4);
+  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
+  evict_one();
+  Check();
+  EXPECT_EQ(Found(b), 4);
+  EXPECT_EQ(Found(a), 4);
+  evict_one();
+  EXPECT_EQ(Found(b), 0);
+  EXPECT_EQ(Found(a), 4);
   Check();
 }
 
@@ -139,7 +156,8 @@ TEST_F(PrefixCacheTest, WhatSomebodyWaitsForIsEvictedLastTheEndOfTheQueueFirst) 
 TEST_F(PrefixCacheTest, WhatSequencesHoldIsPassedOverHoweverOld) {
   Leave({1, 2, 3, 4});
   Leave({5, 6, 7, 8});
-  held_ = Find({1, 2, 3, 4}).shared[0]->pages;
+  const auto pages = Find({1, 2, 3, 4}).shared[0];
+  held_.assign(pages.begin(), pages.end());
   pool_.Hold(held_);
   cache_.Await(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
   cache_.Evict(pool_.num_free() + kRows);

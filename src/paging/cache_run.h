@@ -27,20 +27,22 @@ struct ByTokens {
 
 struct HistoryChunk;
 
-// Pages of a state in the prefix cache: of page_size tokens that follow the parent's, or, at the
-// top, of all that compression kept of the tokens before.
-struct CacheBlock {
-  using Children = std::set<std::unique_ptr<CacheBlock>, ByTokens<CacheBlock>>;
+// Part of a state in the prefix cache: blocks of page_size tokens that follow the parent's, or, at
+// the top, all that compression kept of the tokens before. A block is one page of each row.
+struct CacheRun {
+  using Children = std::set<std::unique_ptr<CacheRun>, ByTokens<CacheRun>>;
 
-  CacheBlock* parent = nullptr;
+  CacheRun* parent = nullptr;
   HistoryChunk* chunk = nullptr;  // at the top: the tokens before
   int table = 0;                  // at the top: the retention table's index
-  std::vector<int32_t> tokens;    // page_size, or fewer in a leaf; none is a prefix of a sibling's
-  // [G]; slots behind `tokens` may belong to a sequence that goes on in them. At the top
+  // Of all blocks, the last of a leaf may have fewer than page_size. Siblings differ in their first
+  // block, and none is a prefix of another.
+  std::vector<int32_t> tokens;
+  // [blocks][G]; slots behind `tokens` may belong to a sequence that goes on in them. At the top
   // [G][retained(row) / page_size], rows one after the other; none where nothing is before.
   std::vector<int32_t> pages;
   Children children;
-  int64_t last_used = 0;  // the least goes first
+  int64_t last_used = 0;  // all of it; the least goes first. 0: not known yet
   // At the top: who left it last. A common beginning stays one.
   enum class Origin { kEnd, kAfterPrompt, kCommon } origin = Origin::kEnd;
 
@@ -56,8 +58,8 @@ struct HistoryChunk {
   int depth = 0;                // boundary at its end, in chunks
   std::vector<int32_t> tokens;  // C; none at the top
   Children children;
-  std::map<int, std::unique_ptr<CacheBlock>> states;  // by table
-  uint64_t last_used = 0;                             // no less than its children's
+  std::map<int, std::unique_ptr<CacheRun>> states;  // by table
+  uint64_t last_used = 0;                           // no less than its children's
 
   // Only remembered.
   bool idle() const { return children.empty() && states.empty(); }
