@@ -152,17 +152,20 @@ class CompressBench {
   DeviceArray<char> scratch_;
 };
 
-void BenchCompress(const std::vector<std::string>&) {
+void BenchCompress(const std::vector<std::string>& args) {
+  std::vector<int> chunks = {256, 512, 1024, 2048, 8192};
+  if (!args.empty()) chunks = {std::atoi(args[0].c_str())};
   const Ceilings ceilings = MeasureCeilings();
   std::printf("# copy %.3f TB/s, random 8 KiB %.3f, random 4 KiB %.3f\n", ceilings.copy,
               ceilings.random_8k, ceilings.random_4k);
   for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
-    for (int chunk : {256, 1024, 2048, 8192}) CompressBench(chunk, 32768, dtype).Report(ceilings);
+    for (int chunk : chunks) CompressBench(chunk, 32768, dtype).Report(ceilings);
   }
 }
 
 constexpr Benchmark kBenchmarks[] = {
-    {"compress", "scoring, selection and compaction at a boundary, all layers", BenchCompress},
+    {"compress", "[CHUNK]: scoring, selection and compaction at a boundary, all layers",
+     BenchCompress},
 };
 
 }  // namespace

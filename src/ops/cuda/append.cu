@@ -3,6 +3,7 @@
 #include "ops/cuda/append.h"
 #include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/kv_dispatch.cuh"
 #include "ops/cuda/launch.cuh"
 
 namespace tangram::ops::cuda {
@@ -190,30 +191,13 @@ void LaunchHeads(const CudaAppendParams& params, cudaStream_t stream) {
   }
 }
 
-template <class Kv>
-void LaunchDim(const CudaAppendParams& params, cudaStream_t stream) {
-  switch (params.kv.head_dim) {
-    case 64:
-      return LaunchHeads<Kv, 64>(params, stream);
-    case 128:
-      return LaunchHeads<Kv, 128>(params, stream);
-    case 256:
-      return LaunchHeads<Kv, 256>(params, stream);
-    default:
-      std::fprintf(stderr, "append: head_dim %d\n", params.kv.head_dim);
-      std::abort();
-  }
-}
-
 }  // namespace
 
 void RunAppend(const CudaAppendParams& params, cudaStream_t stream) {
   if (params.num_tokens == 0) return;
-  if (params.kv.dtype == DType::kF8E4M3) {
-    LaunchDim<__nv_fp8_e4m3>(params, stream);
-  } else {
-    LaunchDim<__nv_bfloat16>(params, stream);
-  }
+  DispatchKv<64, 128, 256>(params.kv, "append", [&](auto kv, auto dim) {
+    LaunchHeads<typename decltype(kv)::Type, dim.value>(params, stream);
+  });
 }
 
 }  // namespace tangram::ops::cuda

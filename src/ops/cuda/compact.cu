@@ -3,6 +3,7 @@
 #include "ops/cuda/check.h"
 #include "ops/cuda/compress.h"
 #include "ops/cuda/compress_row.cuh"
+#include "ops/cuda/device.h"
 #include "ops/cuda/launch.cuh"
 
 namespace tangram::ops::cuda {
@@ -114,25 +115,39 @@ __device__ void ListKept(const uint32_t* keys, int size, int keep, uint32_t thre
 
 // ListKept for at most kThreads candidates: each ranks itself among all.
 __device__ void ListKeptOfFew(const uint32_t* keys, int size, int keep, uint16_t* kept) {
-  const int own = threadIdx.x;
+  const int own = threadIdx.x, warp = own & ~31;
   bool stays = false;
-  if (own < size) {
+  if (warp < size) {
+    const uint32_t mine = keys[min(own, size - 1)];
     int better = 0;
-#pragma unroll 8
-    for (int i = 0; i < size; ++i)
-      better += keys[i] > keys[own] || (keys[i] == keys[own] && i > own);
-    stays = better < keep;
+    // Of equal ones the later is better: an earlier warp's must be above, a later's not below.
+#pragma unroll 4
+    for (int i = 0; i < warp; i += 4) {
+      const uint4 four = *reinterpret_cast<const uint4*>(keys + i);
+      better += (four.x > mine) + (four.y > mine) + (four.z > mine) + (four.w > mine);
+    }
+    for (int i = warp; i < min(warp + 32, size); ++i) {
+      better += keys[i] > mine || (keys[i] == mine && i > own);
+    }
+    int i = warp + 32;
+#pragma unroll 4
+    for (; i + 4 <= size; i += 4) {
+      const uint4 four = *reinterpret_cast<const uint4*>(keys + i);
+      better += (four.x >= mine) + (four.y >= mine) + (four.z >= mine) + (four.w >= mine);
+    }
+    for (; i < size; ++i) better += keys[i] >= mine;
+    stays = own < size && better < keep;
   }
   Pair total;
   const int place = BlockExclusiveSum({stays, 0}, &total).a;
   if (stays) kept[place] = own;
 }
 
-// Tokens on their way from where they were to where they stay: kVectors vectors of 16 bytes each,
-// keys then values.
-template <int kVectors>
+// Tokens on their way from where they were to where they stay: of their kVectors vectors of 16
+// bytes, keys then values, the kOwn that the block moves.
+template <int kOwn>
 struct Tile {
-  static constexpr int kTokens = kThreads * kInFlight / kVectors;
+  static constexpr int kTokens = kThreads * kInFlight / kOwn;
   uint4 data[kInFlight];
   float score;
 };
@@ -168,48 +183,54 @@ struct Moves {
   }
 };
 
-template <int kVectors>
-__device__ void LoadTile(const RowMemory& memory, const Moves& moves, int begin,
-                         Tile<kVectors>* tile) {
-#pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
-    const int j = i * kThreads + threadIdx.x;
-    const int destination = begin + j / kVectors;
-    if (destination < moves.end) {
-      tile->data[i] = *memory.Vector<kVectors>(moves.Source(destination), j % kVectors);
-    }
-  }
-  const int destination = begin + threadIdx.x;
-  if (threadIdx.x < Tile<kVectors>::kTokens && destination < moves.end) {
-    tile->score = *memory.Score(moves.Source(destination));
-  }
-}
+// Moves a row's tokens, tile by tile; the score goes with the first slice of vectors.
+template <int kVectors, int kSlices>
+struct Mover {
+  static constexpr int kOwn = kVectors / kSlices;
+  using OwnTile = Tile<kOwn>;
+  const RowMemory& memory;
+  const Moves& moves;
+  int slice;
 
-template <int kVectors>
-__device__ void StoreTile(const RowMemory& memory, const Moves& moves, int begin,
-                          const Tile<kVectors>& tile) {
+  __device__ bool MovesScore(int destination) const {
+    return slice == 0 && threadIdx.x < OwnTile::kTokens && destination < moves.end;
+  }
+  __device__ void Load(int begin, OwnTile* tile) const {
 #pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
-    const int j = i * kThreads + threadIdx.x;
-    const int destination = begin + j / kVectors;
-    if (destination < moves.end) {
-      *memory.Vector<kVectors>(destination, j % kVectors) = tile.data[i];
+    for (int i = 0; i < kInFlight; ++i) {
+      const int j = i * kThreads + threadIdx.x;
+      const int destination = begin + j / kOwn;
+      if (destination < moves.end) {
+        tile->data[i] =
+            *memory.Vector<kVectors>(moves.Source(destination), slice * kOwn + j % kOwn);
+      }
     }
+    const int destination = begin + threadIdx.x;
+    if (MovesScore(destination)) tile->score = *memory.Score(moves.Source(destination));
   }
-  const int destination = begin + threadIdx.x;
-  if (threadIdx.x < Tile<kVectors>::kTokens && destination < moves.end) {
-    *memory.Score(destination) = tile.score;
+  __device__ void Store(int begin, const OwnTile& tile) const {
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const int j = i * kThreads + threadIdx.x;
+      const int destination = begin + j / kOwn;
+      if (destination < moves.end) {
+        *memory.Vector<kVectors>(destination, slice * kOwn + j % kOwn) = tile.data[i];
+      }
+    }
+    const int destination = begin + threadIdx.x;
+    if (MovesScore(destination)) *memory.Score(destination) = tile.score;
   }
-}
+};
 
-// One block a head. In place: kept tokens stay in order, so a token never moves up past its own
-// place, and tiles written so far lie before whatever is still to be read; within a tile all reads
-// come before all writes.
-template <int kVectors>
+// A cluster of kSlices blocks a head: all of them select, and each moves its slice of every key and
+// value. In place: kept tokens stay in order, so a token never moves up past its own place, and
+// tiles written so far lie before whatever is still to be read; within a tile all reads come before
+// all writes.
+template <int kVectors, int kSlices>
 __global__ void __launch_bounds__(kThreads)
     SelectAndCompactKernel(const __grid_constant__ CompressParams p) {
   extern __shared__ int4 shared[];
-  const CompressRow row = LoadCompressRow(p, blockIdx.x);
+  const CompressRow row = LoadCompressRow(p, blockIdx.x / kSlices);
   if (row.keep >= row.candidates) return WaitForPriorKernels();
   uint32_t* keys = reinterpret_cast<uint32_t*>(shared);
   int* bins = reinterpret_cast<int*>(keys + p.tables.chunk);
@@ -231,6 +252,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < row.candidates; i += kThreads) {
     keys[i] = OrderedKey(*memory.Score(row.first + i));
   }
+  if constexpr (kSlices > 1) ArriveAtCluster();  // has read the scores that the first one moves
   __syncthreads();
   if (row.keep > 0) {
     if (row.candidates <= kThreads) {
@@ -248,31 +270,44 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
   }
+  if constexpr (kSlices > 1) WaitForCluster();
 
   const Moves moves = {kept,           row.first,
                        row.keep,       row.first + first_moved,
                        row.new_length, row.old_length - p.window};
-  Tile<kVectors> tile, next;
-  LoadTile(memory, moves, moves.begin, &tile);
-  for (int begin = moves.begin; begin < moves.end; begin += Tile<kVectors>::kTokens) {
-    LoadTile(memory, moves, begin + Tile<kVectors>::kTokens, &next);
+  const Mover<kVectors, kSlices> mover{memory, moves, static_cast<int>(blockIdx.x) % kSlices};
+  Tile<kVectors / kSlices> tile, next;
+  mover.Load(moves.begin, &tile);
+  for (int begin = moves.begin; begin < moves.end; begin += Tile<kVectors / kSlices>::kTokens) {
+    mover.Load(begin + Tile<kVectors / kSlices>::kTokens, &next);
     __syncthreads();
-    StoreTile(memory, moves, begin, tile);
+    mover.Store(begin, tile);
     tile = next;
   }
 }
 
-template <int kVectors>
-void Launch(const CompressParams& params, cudaStream_t stream) {
+template <int kVectors, int kSlices>
+void LaunchSlices(const CompressParams& params, int rows, cudaStream_t stream) {
   const size_t shared =
       sizeof(uint32_t) * params.tables.chunk + sizeof(int) * kBins +
       sizeof(int32_t) * ((params.tables.chunk + params.window) / kPageTokens + 2) +
       sizeof(uint16_t) * params.tables.chunk;
-  TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(SelectAndCompactKernel<kVectors>,
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
+  const auto kernel = SelectAndCompactKernel<kVectors, kSlices>;
+  TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           static_cast<int>(shared)));
-  const int blocks = params.batch.size * params.num_layers * params.num_kv_heads;
-  LaunchChainedShared(SelectAndCompactKernel<kVectors>, blocks, kThreads, shared, stream, params);
+  LaunchChainedClusters(kernel, kSlices, rows * kSlices, kThreads, shared, stream, params);
+}
+
+template <int kVectors>
+void Launch(const CompressParams& params, cudaStream_t stream) {
+  constexpr int kSlices = kVectors < 32 ? kVectors / 4 : 8;
+  const int rows = params.batch.size * params.num_layers * params.num_kv_heads;
+  const DeviceInfo& device = CurrentDevice();
+  if (device.compute_major >= 9 && rows * kSlices <= device.num_sms) {  // few rows
+    LaunchSlices<kVectors, kSlices>(params, rows, stream);
+  } else {
+    LaunchSlices<kVectors, 1>(params, rows, stream);
+  }
 }
 
 }  // namespace

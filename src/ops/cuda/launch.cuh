@@ -24,21 +24,43 @@ __device__ __forceinline__ void LaunchDependents() {
 #endif
 }
 
-// Launches a link of the chain, with `shared_bytes` of dynamic shared memory.
+// Blocks of a cluster wait for each other: what any wrote or read before it arrived lies before
+// what another does after its wait. Before sm_90 there are no clusters.
+__device__ __forceinline__ void ArriveAtCluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void WaitForCluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Launches a link of the chain, `cluster` blocks of it together (1 before sm_90), with
+// `shared_bytes` of dynamic shared memory.
 template <class Kernel, class... Args>
-void LaunchChainedShared(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes,
-                         cudaStream_t stream, const Args&... args) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void LaunchChainedClusters(Kernel kernel, unsigned cluster, dim3 grid, dim3 block,
+                           size_t shared_bytes, cudaStream_t stream, const Args&... args) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = CurrentDevice().compute_major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = CurrentDevice().compute_major < 9 ? 0 : cluster == 1 ? 1 : 2;
   TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
+template <class Kernel, class... Args>
+void LaunchChainedShared(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes,
+                         cudaStream_t stream, const Args&... args) {
+  LaunchChainedClusters(kernel, 1, grid, block, shared_bytes, stream, args...);
 }
 
 template <class Kernel, class... Args>

@@ -99,6 +99,46 @@ std::vector<PrefillItem> CutTiles(const std::vector<PrefillItem>& tiles, int len
   return parts;
 }
 
+// Deals tiles to thread blocks in groups, a block of a group for each tile of a head: every group
+// takes an equal share of the heads' keys laid end to end, and its blocks read the same keys side
+// by side. So heads of unequal lengths are dealt out as evenly as equal ones.
+Deal DealInStep(const std::vector<std::vector<PrefillItem>>& heads, int num_blocks,
+                std::vector<PrefillItem>* items) {
+  const int tiles = static_cast<int>(heads[0].size()), groups = num_blocks / tiles;
+  int64_t total = kItemCost * (heads.size() + groups - 1);
+  for (const auto& head : heads) total += head[0].num_blocks;
+  Deal deal;
+  deal.items.resize(num_blocks);
+  std::vector<int64_t> work(groups, 0);
+  int group = 0;
+  int64_t done = 0;
+  for (const auto& head : heads) {
+    const int longest = head[0].num_blocks, shortest = head.back().num_blocks;
+    for (int first = 0; first < longest;) {
+      const int64_t room = (group + 1) * total / groups - done - kItemCost;
+      int end = longest;
+      if (group + 1 < groups && first + room <= shortest - kMinBlocks) {
+        if (room < kMinBlocks) {
+          ++group;
+          continue;
+        }
+        end = first + static_cast<int>(room);
+      }
+      for (int t = 0; t < tiles; ++t) {
+        deal.items[group * tiles + t].push_back(static_cast<int>(items->size()));
+        items->push_back(head[t]);
+        items->back().first_block = first;
+        items->back().num_blocks = std::min(end, head[t].num_blocks) - first;
+      }
+      done += end - first + kItemCost;
+      work[group] += end - first + kItemCost;
+      first = end;
+    }
+  }
+  deal.most = *std::max_element(work.begin(), work.end());
+  return deal;
+}
+
 // Numbers the parts of each cut tile, and says how to merge them.
 void NumberParts(const std::vector<PrefillItem>& tiles, PrefillPlan& plan) {
   std::map<std::pair<int, int>, std::vector<int>> parts;  // by head and first token
@@ -139,6 +179,15 @@ PrefillPlan PlanPrefill(const PrefillShape& shape, std::span<const PrefillSequen
     Deal other = DealOut(cut, num_blocks);
     other.most += kCutCost;
     if (other.most < deal.most) items = std::move(cut), deal = std::move(other);
+  }
+  const bool alike = std::all_of(heads.begin(), heads.end(), [&](const auto& head) {
+    return head.size() == heads[0].size() && head.size() <= size_t(num_blocks);
+  });
+  if (!invariant && alike && !heads.empty()) {
+    std::vector<PrefillItem> shares;
+    Deal other = DealInStep(heads, num_blocks, &shares);
+    if (shares.size() > tiles.size()) other.most += kCutCost;
+    if (other.most < deal.most) items = std::move(shares), deal = std::move(other);
   }
   plan.ranges = {0};
   for (const std::vector<int>& own : deal.items) {

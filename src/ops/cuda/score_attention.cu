@@ -1,22 +1,20 @@
 #include <algorithm>
 
 #include "ops/cuda/check.h"
-#include "ops/cuda/device.h"
+#include "ops/cuda/kv_dispatch.cuh"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/query_block.cuh"
 #include "ops/cuda/score_queries.h"
-#include "ops/cuda/score_tile.cuh"
 
 // Three launches: the denominators of the softmax, from spans of each row; the keys' weights summed
-// over the queries; pooling. The tensor cores take 16 queries by 8 keys; all the queries of a KV
-// head read a tile of keys together, so that a key is read twice in all.
+// over the queries; pooling. All the queries of a KV head read a tile of keys together, so that a
+// key is read twice in all.
 
 namespace tangram::ops::cuda {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896f;
 constexpr int kSpanKeys =
     1024;  // of a partial denominator: fixed, so that sums do not depend on the grid
-constexpr int kBlockQueries = 128;  // of a pass over a tile: 16 a warp
 
 struct Layout {
   int span_count;   // partial denominators of a query
@@ -30,15 +28,26 @@ struct KernelParams {
   Layout layout;
 };
 
-// Query rows of a KV head: query w of the chunk's last, head h of the group, at w * g + h.
 __host__ __device__ inline int Group(const AttentionScoreParams& p) {
   return p.queries.num_q_heads / p.rows.num_kv_heads;
 }
-__host__ __device__ inline int QueryRows(const AttentionScoreParams& p) {
+__host__ __device__ inline int NumQueryRows(const AttentionScoreParams& p) {
   return p.queries.count * Group(p);
 }
 __host__ __device__ inline int QueryBlocks(const AttentionScoreParams& p) {
-  return (QueryRows(p) + kBlockQueries - 1) / kBlockQueries;
+  return (NumQueryRows(p) + kBlockQueries - 1) / kBlockQueries;
+}
+
+// The chunk's last queries, of the block's row.
+template <int kDim>
+__device__ QueryRows LastQueries(const AttentionScoreParams& p, const CompressRow& row) {
+  const int head = blockIdx.x % p.rows.num_kv_heads;
+  const int layer = p.rows.first_layer + blockIdx.x / p.rows.num_kv_heads % p.rows.num_layers;
+  const int slot = p.rows.batch.slot[blockIdx.x / (p.rows.num_kv_heads * p.rows.num_layers)];
+  const int64_t token = (int64_t{slot} * p.queries.num_layers + layer) * p.queries.count;
+  const int64_t stride = int64_t{p.queries.num_q_heads} * kDim;
+  return {p.queries.data + token * stride + head * Group(p) * kDim, stride, Group(p),
+          NumQueryRows(p), row.old_length - p.queries.count + 1};
 }
 
 // Which keys' weights are wanted: the candidates and what the pool sees beside them.
@@ -61,144 +70,26 @@ __device__ bool Skips(const AttentionScoreParams& p, const CompressRow& row) {
   return row.keep >= row.candidates && !p.mean_over_layer;
 }
 
-// A block of queries against tiles of keys: each warp has 16 queries and some of the tile's eight
-// groups of 8 keys.
-template <class Kv, int kDim>
-struct QueryBlock {
-  static constexpr int kSteps = kDim / 16;
-  using Tile = KeyTile<Kv, kDim>;
-  uint32_t a[kSteps][4];
-  int limit[2];  // the first key that the thread's two queries do not see
-  int query_tiles, key_groups, query_tile, key_group;
-  bool active;
-
-  // `first_row`: of the query rows.
-  __device__ void Load(const AttentionScoreParams& p, const CompressRow& row, int first_row) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int rows = min(QueryRows(p) - first_row, kBlockQueries);
-    query_tiles = (rows + 15) / 16;
-    key_groups = kScoreWarps / query_tiles;
-    query_tile = warp % query_tiles;
-    key_group = warp / query_tiles;
-    active = key_group < key_groups;
-    const int g = Group(p);
-    const int head = blockIdx.x % p.rows.num_kv_heads;
-    const int layer = p.rows.first_layer + blockIdx.x / p.rows.num_kv_heads % p.rows.num_layers;
-    const int slot = p.rows.batch.slot[blockIdx.x / (p.rows.num_kv_heads * p.rows.num_layers)];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = query_tile * 16 + half * 8 + lane / 4;
-      const int query = (first_row + r) / g;
-      limit[half] = r < rows ? row.old_length - p.queries.count + query + 1 : 0;
-      const int64_t token =
-          (int64_t{slot} * p.queries.num_layers + layer) * p.queries.count + query;
-      const __nv_bfloat16* q =
-          p.queries.data + (token * p.queries.num_q_heads + head * g + (first_row + r) % g) * kDim;
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          a[step][2 * k + half] =
-              r < rows ? *reinterpret_cast<const uint32_t*>(q + step * 16 + k * 8 + lane % 4 * 2)
-                       : 0;
-        }
-      }
-    }
-  }
-
-  // q.k of the warp's 16 queries and 8 keys of group n. Lane l: queries l/4 and 8 further, keys
-  // 2 * (l % 4) and the next.
-  __device__ void Logits(const __nv_bfloat16* tile, int n, float (&c)[4]) const {
-    c[0] = c[1] = c[2] = c[3] = 0;
-#pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
-      uint32_t b[4];
-      LoadRightOperand(b, tile + n * 8 * Tile::kStride + step * 16, Tile::kStride);
-      ptx::MmaBf16(c, a[step], b[0], b[1]);
-      ptx::MmaBf16(c, a[step + 1], b[2], b[3]);
-    }
-  }
-};
-
-// Walks the tiles of keys [begin, end), one in use and the next on its way.
-template <class Kv, int kDim, class Use>
-__device__ void ForEachTile(const CompressRow& row, const void* pool, int begin, int end,
-                            __nv_bfloat16* tile, Use use) {
-  KeyTile<Kv, kDim> next;
-  next.Load(row, pool, begin, end);
-  for (int first = begin; first < end; first += kTileKeys) {
-    __syncthreads();  // the tile before is done with
-    next.Store(tile);
-    __syncthreads();
-    if (first + kTileKeys < end) next.Load(row, pool, first + kTileKeys, end);
-    use(first);
-  }
-}
-
-// Adds the sums b to a: (maximum, sum of exp2 against it).
-__device__ float2 MergeSums(float2 a, float2 b) {
-  const float maximum = fmaxf(a.x, b.x);
-  if (maximum == -INFINITY) return a;
-  return {maximum, a.y * exp2f(a.x - maximum) + b.y * exp2f(b.x - maximum)};
-}
-
 // Block (row, span): the denominators of each query over 1024 keys.
 template <class Kv, int kDim>
 __global__ void __launch_bounds__(kScoreThreads)
     DenominatorKernel(const __grid_constant__ KernelParams params) {
-  __shared__ alignas(16) __nv_bfloat16 tile[KeyTile<Kv, kDim>::kElements];
-  __shared__ float2 shared_sums[kScoreWarps][16];
+  __shared__ DenominatorShared<Kv, kDim> shared;
   WaitForPriorKernels();
   LaunchDependents();
   const AttentionScoreParams& p = params.p;
   const CompressRow row = LoadCompressRow(p.rows, blockIdx.x);
   const int begin = blockIdx.y * kSpanKeys, end = min(row.old_length, begin + kSpanKeys);
   if (begin >= end || Skips(p, row)) return;
-  const float scale_log2 = p.scale * kLog2E;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const QueryRows rows = LastQueries<kDim>(p, row);
   for (int block = 0; block < QueryBlocks(p); ++block) {
     QueryBlock<Kv, kDim> queries;
-    queries.Load(p, row, block * kBlockQueries);
-    float2 sums[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
-    ForEachTile<Kv, kDim>(row, p.rows.kv.pool, begin, end, tile, [&](int first) {
-      if (!queries.active) return;
-      for (int n = queries.key_group; n < kTileKeys / 8; n += queries.key_groups) {
-        float c[4];
-        queries.Logits(tile, n, c);
-        const int key = first + n * 8 + lane % 4 * 2;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int stop = min(end, queries.limit[half]);
-          const float x = key < stop ? c[2 * half] * scale_log2 : -INFINITY;
-          const float y = key + 1 < stop ? c[2 * half + 1] * scale_log2 : -INFINITY;
-          const float maximum = fmaxf(sums[half].x, fmaxf(x, y));
-          if (maximum == -INFINITY) continue;
-          sums[half].y = sums[half].y * exp2f(sums[half].x - maximum) + exp2f(x - maximum) +
-                         exp2f(y - maximum);
-          sums[half].x = maximum;
-        }
-      }
-    });
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int step = 1; step < 4; step *= 2) {
-        const float2 other = {__shfl_xor_sync(~0u, sums[half].x, step),
-                              __shfl_xor_sync(~0u, sums[half].y, step)};
-        // In one order for both lanes.
-        sums[half] = lane & step ? MergeSums(other, sums[half]) : MergeSums(sums[half], other);
-      }
-      if (lane % 4 == 0) shared_sums[warp][half * 8 + lane / 4] = sums[half];
-    }
-    __syncthreads();
+    queries.Load(rows, block * kBlockQueries);
+    const float2 sum =
+        Denominators(queries, row, p.rows.kv.pool, begin, end, p.scale * kLog2E, shared);
     if (threadIdx.x < queries.query_tiles * 16) {
-      float2 total = {-INFINITY, 0};
-      for (int group = 0; group < queries.key_groups; ++group) {
-        total = MergeSums(
-            total, shared_sums[group * queries.query_tiles + threadIdx.x / 16][threadIdx.x % 16]);
-      }
       const int64_t spans = int64_t{blockIdx.x} * params.layout.span_count + blockIdx.y;
-      params.layout.partial[(spans * QueryBlocks(p) + block) * kBlockQueries + threadIdx.x] = total;
+      params.layout.partial[(spans * QueryBlocks(p) + block) * kBlockQueries + threadIdx.x] = sum;
     }
   }
 }
@@ -223,10 +114,11 @@ __global__ void __launch_bounds__(kScoreThreads)
   KeyTile<Kv, kDim> keys;
   keys.Load(row, p.rows.kv.pool, first, end);
   keys.Store(tile);
+  const QueryRows rows = LastQueries<kDim>(p, row);
   float total = 0;  // of one key, of threads < 64
   for (int block = 0; block < QueryBlocks(p); ++block) {
     QueryBlock<Kv, kDim> queries;
-    queries.Load(p, row, block * kBlockQueries);
+    queries.Load(rows, block * kBlockQueries);
     __syncthreads();  // the tile is there; the sums of the block before have been read
     if (threadIdx.x < kBlockQueries) {
       const int used = (row.old_length + kSpanKeys - 1) / kSpanKeys;
@@ -317,7 +209,7 @@ __global__ void __launch_bounds__(kScoreThreads)
   } else {
     score =
         (p.pool == AttentionPool::kNone ? raw[range.Slot(index)] : Pooled(p, range, raw, index)) /
-        QueryRows(p);
+        NumQueryRows(p);
   }
   p.rows.scores[row.VirtualPage(index) * kPageTokens + index % kPageTokens] = score;
 }
@@ -348,21 +240,6 @@ void Launch(const KernelParams& params, cudaStream_t stream) {
                 kScoreThreads, stream, params);
 }
 
-template <class Kv>
-void LaunchDim(const KernelParams& params, cudaStream_t stream) {
-  switch (params.p.rows.kv.head_dim) {
-    case 64:
-      return Launch<Kv, 64>(params, stream);
-    case 128:
-      return Launch<Kv, 128>(params, stream);
-    case 256:
-      return Launch<Kv, 256>(params, stream);
-    default:
-      std::fprintf(stderr, "attention scores: head_dim %d\n", params.p.rows.kv.head_dim);
-      std::abort();
-  }
-}
-
 }  // namespace
 
 size_t AttentionScoreScratchBytes(const AttentionScoreParams& params) {
@@ -375,11 +252,9 @@ size_t AttentionScoreScratchBytes(const AttentionScoreParams& params) {
 void RunScoreAttention(const AttentionScoreParams& params, cudaStream_t stream) {
   if (params.rows.batch.size == 0) return;
   const KernelParams kernel_params{params, MakeLayout(params)};
-  if (params.rows.kv.dtype == DType::kF8E4M3) {
-    LaunchDim<__nv_fp8_e4m3>(kernel_params, stream);
-  } else {
-    LaunchDim<__nv_bfloat16>(kernel_params, stream);
-  }
+  DispatchKv<64, 128, 256>(params.rows.kv, "attention scores", [&](auto kv, auto dim) {
+    Launch<typename decltype(kv)::Type, dim.value>(kernel_params, stream);
+  });
 }
 
 }  // namespace tangram::ops::cuda

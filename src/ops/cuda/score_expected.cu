@@ -1,7 +1,8 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "ops/cuda/check.h"
-#include "ops/cuda/device.h"
+#include "ops/cuda/kv_dispatch.cuh"
 #include "ops/cuda/kv_load.cuh"
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/score_expected.h"
@@ -15,101 +16,154 @@ namespace {
 
 using namespace expected;
 
-constexpr int kSpanKeys = 1024;  // that a block takes with one query head's matrix
+constexpr int kLogitThreads = 128, kLogitWarps = kLogitThreads / 32;
+constexpr int kBlockHeads = 2;  // query heads whose matrices a block has
+constexpr int kKeyTiles = 4;    // of 16 keys that a warp takes at a time
+constexpr int kWarpKeys = 16 * kKeyTiles;
 
 __device__ int Group(const ExpectedAttentionParams& p) {
   return p.queries.num_q_heads / p.rows.num_kv_heads;
 }
 
+// Keys in f16 as the left operand of mma.m16n8k16, straight from the pages. The order of dimensions
+// in a product is free: a lane has, of each 32, the eight from 8 * (lane % 4) on, 16 bytes of bf16.
 template <class Kv, int kDim>
-struct LogitsShared {
-  static constexpr int kStride = kDim + 8;
-  alignas(16) __nv_bfloat16 sigma[2][kDim * kStride];
-  alignas(16) __nv_bfloat16 tile[KeyTile<Kv, kDim>::kElements];
-  float mu[kDim];
-  float halves[2][kTileKeys];
+struct KeyOperand {
+  static constexpr int kSteps = kDim / 16, kChunks = kDim / 32;
+  uint32_t tiles[kKeyTiles][kSteps][4];
+
+  // Keys from `end` on repeat the last.
+  __device__ void Load(const CompressRow& row, const void* pool, int first, int end) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int tile = 0; tile < kKeyTiles; ++tile) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int index = min(first + tile * 16 + r * 8 + lane / 4, end - 1);
+        const Kv* key = static_cast<const Kv*>(pool) +
+                        (row.VirtualPage(index) * 2 * kPageTokens + index % kPageTokens) * kDim +
+                        lane % 4 * 8;
+#pragma unroll
+        for (int chunk = 0; chunk < kChunks; ++chunk) {
+          uint32_t pairs[4];
+          LoadF16(key + chunk * 32, pairs);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) tiles[tile][2 * chunk + i / 2][i % 2 * 2 + r] = pairs[i];
+        }
+      }
+    }
+  }
+  // Dimensions 2i and 2i + 1 of the lane, of its key `r` of a tile.
+  __device__ float2 Pair(int tile, int r, int i) const {
+    return __half22float2(*reinterpret_cast<const __half2*>(&tiles[tile][i / 2][i % 2 * 2 + r]));
+  }
+
+ private:
+  static __device__ void LoadF16(const __nv_bfloat16* from, uint32_t (&pairs)[4]) {
+    float x[8];
+    Load8(from, x);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const __half2 pair = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
+      pairs[i] = *reinterpret_cast<const uint32_t*>(&pair);
+    }
+  }
+  static __device__ void LoadF16(const __nv_fp8_e4m3* from, uint32_t (&pairs)[4]) {
+    const uint2 raw = *reinterpret_cast<const uint2*>(from);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const __half2_raw pair = __nv_cvt_fp8x2_to_halfraw2(
+          static_cast<__nv_fp8x2_storage_t>((i < 2 ? raw.x : raw.y) >> i % 2 * 16), __NV_E4M3);
+      pairs[i] = pair.x | uint32_t{pair.y} << 16;
+    }
+  }
 };
 
-// Block (row, query head of the group, span): k'(Sigma k + mu) of 1024 keys. A warp has 16 keys of
-// a tile and half of the dimensions of Sigma k, with all of Sigma in shared memory.
+// Block (row and query heads of its group, span): k'(Sigma k + mu) of the span's keys. A warp
+// multiplies 64 keys by matrices in shared memory, where the 16 bytes that a lane needs for 8
+// columns and 32 dimensions lie as it reads them.
 template <class Kv, int kDim>
-__global__ void __launch_bounds__(kScoreThreads, 2)
+__global__ void __launch_bounds__(kLogitThreads, 2)
     LogitsKernel(const __grid_constant__ KernelParams params) {
-  constexpr int kSteps = kDim / 16, kHalfTiles = kDim / 16;
+  constexpr int kColumnTiles = kDim / 8, kChunks = kDim / 32;
+  constexpr int kVectors = kDim * kDim / 8;  // of a matrix
   extern __shared__ __align__(16) uint8_t raw_shared[];
-  auto& shared = *reinterpret_cast<LogitsShared<Kv, kDim>*>(raw_shared);
-  constexpr int kStride = LogitsShared<Kv, kDim>::kStride;
+  uint4* matrices = reinterpret_cast<uint4*>(raw_shared);  // [heads][kColumnTiles][kChunks][32]
+  __shared__ float mu[kBlockHeads][kDim];
   WaitForPriorKernels();
   LaunchDependents();
   const ExpectedAttentionParams& p = params.p;
-  const CompressRow row = LoadCompressRow(p.rows, blockIdx.x);
-  const int begin = row.first + blockIdx.z * kSpanKeys;
-  const int end = min(row.old_length, begin + kSpanKeys);
-  if (begin >= end || row.keep >= row.candidates) return;
-  const int g = Group(p), head = blockIdx.x % p.rows.num_kv_heads * g + blockIdx.y;
-  const int64_t index = blockIdx.x / p.rows.num_kv_heads * int64_t{p.queries.num_q_heads} + head;
-  const uint4* sigma =
-      reinterpret_cast<const uint4*>(params.layout.sigma + index * 2 * kDim * kDim);
-  for (int i = threadIdx.x; i < 2 * kDim * kDim / 8; i += kScoreThreads) {
-    const int r = i / (kDim / 8), c = i % (kDim / 8);  // both parts, row after row
-    *reinterpret_cast<uint4*>(&shared.sigma[0][0] + r * kStride + c * 8) = sigma[i];
+  const int g = Group(p), pairs = (g + kBlockHeads - 1) / kBlockHeads;
+  const int block_row = blockIdx.x / pairs, first_head = blockIdx.x % pairs * kBlockHeads;
+  const int heads = min(kBlockHeads, g - first_head);
+  const CompressRow row = LoadCompressRow(p.rows, block_row);
+  if (row.keep >= row.candidates) return;
+  const int64_t index = block_row / p.rows.num_kv_heads * int64_t{p.queries.num_q_heads} +
+                        block_row % p.rows.num_kv_heads * g + first_head;
+  const uint4* sigma = reinterpret_cast<const uint4*>(params.layout.sigma + index * kDim * kDim);
+  for (int i = threadIdx.x; i < heads * kVectors; i += kLogitThreads) {
+    const int lane = i % 32, chunk = i / 32 % kChunks, tile = i / 32 / kChunks % kColumnTiles;
+    // Column lane / 4 of a tile is dimension 2 * tile + lane / 4 % 2 of what lane % 4 == lane / 8
+    // has of a key.
+    const int dim = tile / 4 * 32 + lane / 8 * 8 + tile % 4 * 2 + lane / 4 % 2;
+    matrices[i] = sigma[i / kVectors * kVectors + (dim * kDim + chunk * 32) / 8 + lane % 4];
   }
-  if (threadIdx.x < kDim) shared.mu[threadIdx.x] = params.layout.mu[index * kDim + threadIdx.x];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int first_key = warp % 4 * 16, half = warp / 4;
-  float* logits =
-      params.layout.logits + (int64_t{blockIdx.x} * g + blockIdx.y) * params.layout.stride;
-  KeyTile<Kv, kDim> next;
-  next.Load(row, p.rows.kv.pool, begin, end);
-  for (int first = begin; first < end; first += kTileKeys) {
-    __syncthreads();
-    next.Store(shared.tile);
-    __syncthreads();
-    if (first + kTileKeys < end) next.Load(row, p.rows.kv.pool, first + kTileKeys, end);
-    uint32_t a[kSteps][4];
+  for (int i = threadIdx.x; i < heads * kDim; i += kLogitThreads) {
+    mu[i / kDim][i % kDim] = params.layout.mu[index * kDim + i];
+  }
+  __syncthreads();
+  const int lane = threadIdx.x % 32, warp = blockIdx.y * kLogitWarps + threadIdx.x / 32;
+  for (int first = row.first + warp * kWarpKeys; first < row.old_length;
+       first += gridDim.y * kLogitWarps * kWarpKeys) {
+    KeyOperand<Kv, kDim> keys;
+    keys.Load(row, p.rows.kv.pool, first, row.old_length);
+    for (int head = 0; head < heads; ++head) {
+      float sums[kKeyTiles][2] = {};  // of keys lane / 4 and 8 further
+      // Fully unrolled: the keys' elements that meet a product's are in registers.
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      ptx::LoadMatrices(
-          a[step], ptx::SharedAddress(shared.tile + (first_key + lane % 16) * kStride + step * 16 +
-                                      lane / 16 * 8));
-    }
-    float sum[2] = {0, 0};  // of keys lane / 4 and 8 further
-    // Fully unrolled: the keys' elements that meet a product's are in registers.
+      for (int column = 0; column < kColumnTiles; ++column) {
+        const float2 start = *reinterpret_cast<const float2*>(
+            &mu[head][column / 4 * 32 + lane % 4 * 8 + column % 4 * 2]);
+        float c[kKeyTiles][4];
 #pragma unroll
-    for (int n = 0; n < kHalfTiles; ++n) {
-      const int tile = half * kHalfTiles + n;
-      float c[2][4] = {};  // chains of their own
+        for (int tile = 0; tile < kKeyTiles; ++tile) {
+          c[tile][0] = c[tile][2] = start.x, c[tile][1] = c[tile][3] = start.y;
+        }
 #pragma unroll
-      for (int step = 0; step < kSteps; step += 2) {
+        for (int chunk = 0; chunk < kChunks; ++chunk) {
+          const uint4 b = matrices[head * kVectors + (column * kChunks + chunk) * 32 + lane];
 #pragma unroll
-        for (int part = 0; part < 2; ++part) {
-          uint32_t b[4];
-          LoadRightOperand(b, shared.sigma[part] + tile * 8 * kStride + step * 16, kStride);
-          ptx::MmaBf16(c[part], a[step], b[0], b[1]);
-          ptx::MmaBf16(c[part], a[step + 1], b[2], b[3]);
+          for (int tile = 0; tile < kKeyTiles; ++tile) {
+            ptx::MmaF16(c[tile], keys.tiles[tile][2 * chunk], b.x, b.y);
+          }
+#pragma unroll
+          for (int tile = 0; tile < kKeyTiles; ++tile) {
+            ptx::MmaF16(c[tile], keys.tiles[tile][2 * chunk + 1], b.z, b.w);
+          }
+        }
+#pragma unroll
+        for (int tile = 0; tile < kKeyTiles; ++tile) {
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const float2 key = keys.Pair(tile, r, column);
+            sums[tile][r] += c[tile][2 * r] * key.x + c[tile][2 * r + 1] * key.y;
+          }
         }
       }
-      const float2 mu = *reinterpret_cast<const float2*>(shared.mu + tile * 8 + lane % 4 * 2);
+      const float unit = params.layout.unit[index + head];
+      float* logits = params.layout.logits +
+                      (int64_t{block_row} * g + first_head + head) * params.layout.stride;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        // Dimensions tile * 8 + ... are half `tile % 2` of step tile / 2.
-        const uint32_t raw = half == 0 ? a[n / 2][n % 2 * 2 + r]
-                                       : a[(kHalfTiles + n) / 2][(kHalfTiles + n) % 2 * 2 + r];
-        const float2 key = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw));
-        sum[r] += (c[0][2 * r] + c[1][2 * r] + mu.x) * key.x +
-                  (c[0][2 * r + 1] + c[1][2 * r + 1] + mu.y) * key.y;
+      for (int tile = 0; tile < kKeyTiles; ++tile) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float sum = sums[tile][r];
+          sum += __shfl_xor_sync(~0u, sum, 1);
+          sum += __shfl_xor_sync(~0u, sum, 2);
+          const int key = first + tile * 16 + r * 8 + lane / 4;
+          if (lane % 4 == tile && key < row.old_length) logits[key - row.first] = unit * sum;
+        }
       }
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-      sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-      if (lane % 4 == 0) shared.halves[half][first_key + r * 8 + lane / 4] = sum[r];
-    }
-    __syncthreads();
-    const int key = first + threadIdx.x;
-    if (threadIdx.x < kTileKeys && key < end) {
-      logits[key - row.first] = shared.halves[0][threadIdx.x] + shared.halves[1][threadIdx.x];
     }
   }
 }
@@ -194,9 +248,9 @@ size_t MakeLayout(const ExpectedAttentionParams& p, void* base, Layout* layout) 
     at += (count * sizeof(*array) + 255) / 256 * 256;
   };
   layout->stride = p.rows.tables.chunk + p.rows.window;
-  take(layout->angles, size_t{1} * p.rows.batch.size * p.rows.tables.chunk * dim / 2);
-  take(layout->sigma, heads * 2 * dim * dim);
+  take(layout->sigma, heads * dim * dim);
   take(layout->mu, heads * dim);
+  take(layout->unit, heads);
   take(layout->logits, rows * group * layout->stride);
   take(layout->log_sums, rows * group);
   return at - static_cast<char*>(base);
@@ -206,34 +260,23 @@ template <class Kv, int kDim>
 void Launch(const KernelParams& params, cudaStream_t stream) {
   const CompressParams& rows = params.p.rows;
   const int count = Rows(rows), group = params.p.queries.num_q_heads / rows.num_kv_heads;
-  constexpr size_t kLogitsBytes = sizeof(LogitsShared<Kv, kDim>);
+  constexpr size_t kMatrixBytes = sizeof(__half) * kBlockHeads * kDim * kDim;
   [[maybe_unused]] static const bool raised = [] {
     TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(LogitsKernel<Kv, kDim>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(kLogitsBytes)));
+                                            static_cast<int>(kMatrixBytes)));
     return true;
   }();
   RunQueryStatistics(params, stream);
-  const int spans = (params.layout.stride + kSpanKeys - 1) / kSpanKeys;
-  LaunchChainedShared(LogitsKernel<Kv, kDim>, dim3(count, group, spans), kScoreThreads,
-                      kLogitsBytes, stream, params);
+  const int units = (params.layout.stride + kWarpKeys - 1) / kWarpKeys;
+  const int spans = std::max(1, units / (8 * kLogitWarps));  // some eight rounds a warp
+  LaunchChainedShared(LogitsKernel<Kv, kDim>,
+                      dim3(count * ((group + kBlockHeads - 1) / kBlockHeads), spans), kLogitThreads,
+                      kMatrixBytes, stream, params);
   LaunchChained(LogSumKernel, dim3(count, group), kScoreThreads, stream, params);
   LaunchChained(ScoreKernel<Kv, kDim>,
                 dim3(count, (params.layout.stride + kBlockCandidates - 1) / kBlockCandidates),
                 kScoreThreads, stream, params);
-}
-
-template <class Kv>
-void LaunchDim(const KernelParams& params, cudaStream_t stream) {
-  switch (params.p.rows.kv.head_dim) {
-    case 64:
-      return Launch<Kv, 64>(params, stream);
-    case 128:
-      return Launch<Kv, 128>(params, stream);
-    default:
-      std::fprintf(stderr, "expected attention: head_dim %d\n", params.p.rows.kv.head_dim);
-      std::abort();
-  }
 }
 
 }  // namespace
@@ -247,11 +290,9 @@ void RunScoreExpectedAttention(const ExpectedAttentionParams& params, cudaStream
   if (params.rows.batch.size == 0) return;
   KernelParams kernel_params{params, {}};
   MakeLayout(params, params.scratch, &kernel_params.layout);
-  if (params.rows.kv.dtype == DType::kF8E4M3) {
-    LaunchDim<__nv_fp8_e4m3>(kernel_params, stream);
-  } else {
-    LaunchDim<__nv_bfloat16>(kernel_params, stream);
-  }
+  DispatchKv<64, 128>(params.rows.kv, "expected attention", [&](auto kv, auto dim) {
+    Launch<typename decltype(kv)::Type, dim.value>(kernel_params, stream);
+  });
 }
 
 }  // namespace tangram::ops::cuda

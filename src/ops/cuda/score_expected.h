@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "ops/cuda/score_queries.h"
 
 // Between the two halves of ExpectedAttention: the statistics of the queries
@@ -7,15 +9,13 @@
 
 namespace tangram::ops::cuda::expected {
 
-inline constexpr float kLog2E = 1.44269504088896f;
-
 // The arrays of its scratch memory.
 struct Layout {
-  float2* angles;        // [sequences][C][d/2] (cosine, sine) over the scale, to rotate back
-  __nv_bfloat16* sigma;  // [sequences][layers][Hq][2][d][d]: high and low part, in base 2
-  float* mu;             // [sequences][layers][Hq][d]
-  float* logits;         // [rows][g][stride], by key from the first candidate on
-  float* log_sums;       // [rows][g]
+  __half* sigma;    // [sequences][layers][Hq][d][d], in base 2, over `unit`
+  float* mu;        // [sequences][layers][Hq][d], the same
+  float* unit;      // [sequences][layers][Hq] a power of two
+  float* logits;    // [rows][g][stride], by key from the first candidate on
+  float* log_sums;  // [rows][g]
   int stride;
 };
 
@@ -24,7 +24,7 @@ struct KernelParams {
   Layout layout;
 };
 
-// Fills `sigma` and `mu`, by way of `angles`. d: 64 or 128.
+// Fills `sigma`, `mu` and `unit`. d: 64 or 128.
 void RunQueryStatistics(const KernelParams& params, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda::expected

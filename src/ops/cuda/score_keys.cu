@@ -1,6 +1,7 @@
 #include "ops/cuda/check.h"
 #include "ops/cuda/compress.h"
 #include "ops/cuda/compress_row.cuh"
+#include "ops/cuda/kv_dispatch.cuh"
 #include "ops/cuda/kv_load.cuh"
 #include "ops/cuda/launch.cuh"
 
@@ -98,34 +99,14 @@ int Blocks(const CompressParams& params) {
   return params.batch.size * params.num_layers * params.num_kv_heads;
 }
 
-template <class Kv>
-void Launch(const CompressParams& params, cudaStream_t stream) {
-  auto run = [&](auto kernel) { LaunchChained(kernel, Blocks(params), kThreads, stream, params); };
-  switch (params.kv.head_dim) {
-    case 64:
-      run(ScoreKeyDiffKernel<Kv, 64>);
-      break;
-    case 128:
-      run(ScoreKeyDiffKernel<Kv, 128>);
-      break;
-    case 256:
-      run(ScoreKeyDiffKernel<Kv, 256>);
-      break;
-    default:
-      std::fprintf(stderr, "keydiff: head_dim %d\n", params.kv.head_dim);
-      std::abort();
-  }
-}
-
 }  // namespace
 
 void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
   if (params.batch.size == 0) return;
-  if (params.kv.dtype == DType::kF8E4M3) {
-    Launch<__nv_fp8_e4m3>(params, stream);
-  } else {
-    Launch<__nv_bfloat16>(params, stream);
-  }
+  DispatchKv<64, 128, 256>(params.kv, "keydiff", [&](auto kv, auto dim) {
+    LaunchChained(ScoreKeyDiffKernel<typename decltype(kv)::Type, dim.value>, Blocks(params),
+                  kThreads, stream, params);
+  });
 }
 
 void RunScoreStreamingLlm(const CompressParams& params, cudaStream_t stream) {

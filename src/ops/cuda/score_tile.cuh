@@ -11,6 +11,7 @@
 
 namespace tangram::ops::cuda {
 
+constexpr float kLog2E = 1.44269504088896f;
 constexpr int kTileKeys = 64;
 constexpr int kScoreThreads = 256;
 constexpr int kScoreWarps = kScoreThreads / 32;

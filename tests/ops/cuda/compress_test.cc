@@ -17,6 +17,7 @@ namespace {
 struct Variant {
   DecodeShape shape;
   int chunk;
+  bool apart = false;  // each layer of each sequence in a launch of its own, of few rows
 };
 
 class CompressTest : public testing::TestWithParam<Variant> {
@@ -28,7 +29,8 @@ class CompressTest : public testing::TestWithParam<Variant> {
     std::vector<std::vector<float>> before;
     c_.ForEachRow(
         [&](int layer, int t, int head) { before.push_back(c_.kv().KeysValues(layer, t, head)); });
-    ops::cuda::RunSelectAndCompact(c_.Params(0, shape().layers), nullptr);
+    GetParam().apart ? CompactApart()
+                     : ops::cuda::RunSelectAndCompact(c_.Params(0, shape().layers), nullptr);
     const auto scores_after = c_.scores().Download();
     const size_t token = 2 * shape().head_dim;
     size_t index = 0;
@@ -47,6 +49,17 @@ class CompressTest : public testing::TestWithParam<Variant> {
         ASSERT_EQ(0, std::memcmp(&new_scores[i], &old_scores[kept[i]], sizeof(float)));
       }
     });
+  }
+
+  void CompactApart() {
+    for (int layer = 0; layer < shape().layers; ++layer) {
+      CompressParams params = c_.Params(layer, 1);
+      params.batch.size = 1;
+      for (int t = 0; t < c_.kv().size(); ++t) {
+        ops::cuda::RunSelectAndCompact(params, nullptr);
+        ++params.batch.slot, ++params.batch.boundary, ++params.batch.table;
+      }
+    }
   }
 
   // Indices kept, ascending: best scores first, of equal ones the later.
@@ -162,7 +175,11 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CompressTest,
                          testing::Values(Variant{{2, 8, 8, 128, 4, DType::kBF16}, 256},
                                          Variant{{2, 8, 8, 128, 2, DType::kF8E4M3}, 640},
                                          Variant{{2, 4, 4, 64, 4, DType::kBF16}, 640},
-                                         Variant{{2, 4, 4, 64, 1, DType::kF8E4M3}, 256}));
+                                         Variant{{2, 4, 4, 64, 1, DType::kF8E4M3}, 256},
+                                         Variant{{2, 8, 8, 128, 4, DType::kBF16}, 640, true},
+                                         Variant{{2, 8, 8, 128, 2, DType::kF8E4M3}, 512, true},
+                                         Variant{{2, 4, 4, 64, 4, DType::kBF16}, 256, true},
+                                         Variant{{2, 4, 4, 64, 1, DType::kF8E4M3}, 640, true}));
 
 }  // namespace
 }  // namespace tangram

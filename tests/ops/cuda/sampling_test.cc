@@ -115,23 +115,19 @@ TEST(Sampling, FollowsTheDistribution) {
   EXPECT_GT(chi, 25);   // nor is it too good to be random
 }
 
-TEST(Sampling, KeepsWhatTopKTopPAndMinPKeep) {
-  const auto logits = RandomBf16(6000, 3, 2.5f);  // bf16: many ties
-  struct Case {
-    int top_k;
-    float top_p, min_p;
-  };
-  for (const Case& c : {Case{1, 1, 0},
-                        {5, 1, 0},
-                        {40, 1, 0},
-                        {0, 0.3f, 0},
-                        {0, 0.9f, 0},
-                        {50, 0.5f, 0},
-                        {0, 1, 0.2f},
-                        {20, 0.8f, 0.05f},
-                        {5999, 1, 0},
-                        {0, 1e-6f, 0}}) {
-    SCOPED_TRACE(testing::Message() << c.top_k << " " << c.top_p << " " << c.min_p);
+struct KeptCase {
+  int top_k;
+  float top_p, min_p;
+};
+void PrintTo(const KeptCase& c, std::ostream* out) {
+  *out << "top-k " << c.top_k << ", top-p " << c.top_p << ", min-p " << c.min_p;
+}
+
+class SamplingKept : public testing::TestWithParam<KeptCase> {
+ protected:
+  void Check(int vocabulary, int draws) {
+    const KeptCase& c = GetParam();
+    const auto logits = RandomBf16(vocabulary, 3, 2.5f);  // bf16: many ties
     SamplingRow row = Plain(1.3f);
     row.top_k = c.top_k, row.top_p = c.top_p, row.min_p = c.min_p;
     const auto logprob = LogSoftmax(logits, 1.3f);
@@ -139,18 +135,27 @@ TEST(Sampling, KeepsWhatTopKTopPAndMinPKeep) {
     const auto fewest = Kept(logprob, c.top_k, c.top_p - 1e-6, c.min_p * (1 + 1e-6));
     const auto most =
         Kept(logprob, c.top_k, c.top_p + (c.top_p < 1 ? 1e-6 : 0), c.min_p * (1 - 1e-6));
-    const auto tokens = Draw(logits, Steps(row, 4000)).tokens;
+    const auto tokens = Draw(logits, Steps(row, draws)).tokens;
     const std::set<int> seen(tokens.begin(), tokens.end());
     for (int t : seen) EXPECT_TRUE(most.count(t)) << t;
     double total = 0;
     for (int t : most) total += std::exp(logprob[t]);
     for (int t : fewest) {
-      if (std::exp(logprob[t]) / total * 4000 > 20) {
+      if (std::exp(logprob[t]) / total * draws > 20) {
         EXPECT_TRUE(seen.count(t)) << t;
       }
     }
   }
-}
+};
+TEST_P(SamplingKept, InManyDraws) { Check(6000, 4000); }
+// Little enough for a race detector.
+TEST_P(SamplingKept, InFewDraws) { Check(5000, 3); }
+INSTANTIATE_TEST_SUITE_P(Settings, SamplingKept,
+                         testing::Values(KeptCase{1, 1, 0}, KeptCase{5, 1, 0}, KeptCase{40, 1, 0},
+                                         KeptCase{0, 0.3f, 0}, KeptCase{0, 0.9f, 0},
+                                         KeptCase{50, 0.5f, 0}, KeptCase{0, 1, 0.2f},
+                                         KeptCase{20, 0.8f, 0.05f}, KeptCase{4999, 1, 0},
+                                         KeptCase{0, 1e-6f, 0}));
 
 TEST(Sampling, PenaltiesFollowTheirFormulasAndTheTokenIsCounted) {
   std::vector<__nv_bfloat16> logits(400, __float2bfloat16(-20.f));
@@ -212,6 +217,16 @@ TEST(Sampling, LogprobsAreThoseOfTheLogitsAsTheyCame) {
       EXPECT_NEAR(drawn.top_logprobs[i * 20 + j], logprob[order[j]], 1e-4) << j;
     }
   }
+}
+
+// Little enough for a race detector.
+TEST(Sampling, SpreadsOverEqualLogits) {
+  const auto tokens =
+      Draw(std::vector<__nv_bfloat16>(64, __float2bfloat16(0.5f)), Steps(Plain(), 40)).tokens;
+  const std::set<int> seen(tokens.begin(), tokens.end());
+  EXPECT_GE(*seen.begin(), 0);
+  EXPECT_LT(*seen.rbegin(), 64);
+  EXPECT_GT(seen.size(), 15u);  // 30 on average
 }
 
 TEST(Sampling, ARowsTokenDoesNotDependOnItsCompany) {
