@@ -39,36 +39,52 @@ __device__ float2 Multiply(float2 a, float2 b) {
   return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x};
 }
 
-// Products of queries, summed over tokens: a warp has those of half of the dimensions with a
-// quarter. Queries are rounded to f16: the error of a sum over so many tokens is far smaller.
+// Products of queries, summed over tokens: what is symmetric, once. A warp has those of a strip of
+// 16 dimensions with itself and the next ones, around the end to the first; the strips half way
+// round meet once. With fewer strips than warps, teams of warps take turns at the tokens. Queries
+// are rounded to f16: the error of a sum over so many tokens is far smaller.
 template <int kDim>
 struct Products {
   static constexpr int kStride = kDim + 8;  // of a token in shared memory
-  static constexpr int kRowTiles = kDim / 2 / 16, kColumnTiles = kDim / 4 / 8;
-  float sums[kRowTiles][kColumnTiles][4] = {};
+  static constexpr int kStrips = kDim / 16, kTeams = kScoreWarps / kStrips;
+  static constexpr int kBlocks = kStrips / 2 + 1;
+  float sums[kBlocks][2][4] = {};  // of 16 by 16 dimensions
 
-  __device__ int row(int tile) const { return threadIdx.x / 128 * (kDim / 2) + tile * 16; }
-  __device__ int column(int tile) const { return threadIdx.x / 32 % 4 * (kDim / 4) + tile * 8; }
+  static __device__ int strip() { return threadIdx.x / 32 % kStrips; }
+  static __device__ int team() { return threadIdx.x / 32 / kStrips; }
+  static __device__ bool Has(int block) { return block < kBlocks - 1 || strip() < kStrips / 2; }
+  static __device__ int column(int block) { return (strip() + block) % kStrips * 16; }
 
   // Adds 16 tokens, [token][dimension].
   __device__ void Add(const __half* tokens) {
     const int lane = threadIdx.x % 32;
-    uint32_t a[kRowTiles][4];
+    uint32_t a[4];
+    ptx::LoadMatricesTransposed(
+        a, ptx::SharedAddress(tokens + (lane % 8 + lane / 16 * 8) * kStride + lane / 8 % 2 * 8 +
+                              strip() * 16));
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) {
-      ptx::LoadMatricesTransposed(a[r],
-                                  ptx::SharedAddress(tokens + (lane % 8 + lane / 16 * 8) * kStride +
-                                                     lane / 8 % 2 * 8 + row(r)));
-    }
-#pragma unroll
-    for (int c = 0; c < kColumnTiles; c += 2) {
+    for (int block = 0; block < kBlocks; ++block) {
+      if (!Has(block)) continue;
       uint32_t b[4];
       ptx::LoadMatricesTransposed(
-          b, ptx::SharedAddress(tokens + lane % 16 * kStride + lane / 16 * 8 + column(c)));
+          b, ptx::SharedAddress(tokens + lane % 16 * kStride + lane / 16 * 8 + column(block)));
+      ptx::MmaF16(sums[block][0], a, b[0], b[1]);
+      ptx::MmaF16(sums[block][1], a, b[2], b[3]);
+    }
+  }
+  // Adds the sums to `matrix` [kDim][stride], both halves of it.
+  __device__ void AddTo(float* matrix, int stride) const {
 #pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-        ptx::MmaF16(sums[r][c], a[r], b[0], b[1]);
-        ptx::MmaF16(sums[r][c + 1], a[r], b[2], b[3]);
+    for (int block = 0; block < kBlocks; ++block) {
+      if (!Has(block)) continue;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int r = strip() * 16 + i / 2 % 2 * 8 + threadIdx.x % 32 / 4;
+        const int c = column(block) + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
+        const float sum = sums[block][i / 4][i % 4];
+        const bool first = team() == 0;
+        matrix[r * stride + c] = first ? sum : matrix[r * stride + c] + sum;
+        if (block > 0) matrix[c * stride + r] = first ? sum : matrix[c * stride + r] + sum;
       }
     }
   }
@@ -76,45 +92,60 @@ struct Products {
 
 // Reads the queries of one head of a chunk as they were before rotation: a thread two neighbouring
 // pairs of every kStep-th token.
-template <int kDim>
+template <int kDim, bool kInterleaved>
 struct QueryReader {
   static constexpr int kPairs = kDim / 2;
   static constexpr int kLanes = kPairs / 2, kStep = kScoreThreads / kLanes;
   const ExpectedAttentionParams& p;
-  const __nv_bfloat16* first;  // of the chunk, at the thread's pairs
+  const __nv_bfloat16* first;  // of the chunk
+  int64_t stride;              // from token to token
   int first_position;
   int two_pairs;       // which
   float2 rotation[2];  // of the token in turn, over the scale
   float2 step[2];      // from one of the thread's tokens to the next
+  float origin[4];     // what is subtracted from each query
 
+  // Where the four elements are: two by two beside each other.
+  __device__ int Place(int half) const {
+    return kInterleaved ? 4 * two_pairs + 2 * half : 2 * two_pairs + half * kPairs;
+  }
   __device__ void Anchor(int token) {
+    const float scale = 1 / p.rope_scale;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       rotation[i] = Rotation((first_position + token) * p.inv_freq[2 * two_pairs + i]);
-      rotation[i].x /= p.rope_scale, rotation[i].y /= p.rope_scale;
+      rotation[i].x *= scale, rotation[i].y *= scale;
     }
   }
-  __device__ uint2 Load(int token) const {
-    const __nv_bfloat16* q = first + token * (int64_t{p.queries.num_q_heads} * kDim);
-    if (p.rope_interleaved) return *reinterpret_cast<const uint2*>(q + 4 * two_pairs);
-    return {*reinterpret_cast<const uint32_t*>(q + 2 * two_pairs),
-            *reinterpret_cast<const uint32_t*>(q + 2 * two_pairs + kPairs)};
+  __device__ uint2 Load(const __nv_bfloat16* q) const {
+    if (kInterleaved) return *reinterpret_cast<const uint2*>(q);
+    return {*reinterpret_cast<const uint32_t*>(q), *reinterpret_cast<const uint32_t*>(q + kPairs)};
   }
-  // Where the four elements are: two by two beside each other.
-  __device__ int Place(int half) const {
-    return p.rope_interleaved ? 4 * two_pairs + 2 * half : 2 * two_pairs + half * kPairs;
+  __device__ uint2 Load(int token) const { return Load(first + token * stride + Place(0)); }
+  // Loads the thread's tokens from `token` on; those from `count` on repeat the last.
+  template <int kPerThread>
+  __device__ void LoadTile(int token, int count, uint2 (&raw)[kPerThread]) const {
+    if (token + (kPerThread - 1) * kStep < count) {
+      const __nv_bfloat16* q = first + token * stride + Place(0);
+#pragma unroll
+      for (int i = 0; i < kPerThread; ++i, q += kStep * stride) raw[i] = Load(q);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPerThread; ++i) raw[i] = Load(min(token + i * kStep, count - 1));
+    }
   }
   // Rotates back, and goes on to the thread's next token.
   __device__ void Unrotate(uint2 raw, float (&x)[4]) {
     const float2 a = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.x));
     const float2 b = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.y));
-    const float2 one = p.rope_interleaved ? a : make_float2(a.x, b.x);
-    const float2 two = p.rope_interleaved ? b : make_float2(a.y, b.y);
     const float2 r = rotation[0], t = rotation[1];
-    const float2 u = {one.x * r.x + one.y * r.y, one.y * r.x - one.x * r.y};
-    const float2 v = {two.x * t.x + two.y * t.y, two.y * t.x - two.x * t.y};
-    x[0] = u.x, x[1] = p.rope_interleaved ? u.y : v.x;
-    x[2] = p.rope_interleaved ? v.x : u.y, x[3] = v.y;
+    constexpr int kU = kInterleaved ? 1 : 2, kV = kInterleaved ? 2 : 1;
+    const float2 one = kInterleaved ? a : make_float2(a.x, b.x);
+    const float2 two = kInterleaved ? b : make_float2(a.y, b.y);
+    x[0] = fmaf(one.x, r.x, fmaf(one.y, r.y, -origin[0]));
+    x[kU] = fmaf(one.y, r.x, fmaf(-one.x, r.y, -origin[kU]));
+    x[kV] = fmaf(two.x, t.x, fmaf(two.y, t.y, -origin[kV]));
+    x[3] = fmaf(two.y, t.x, fmaf(-two.x, t.y, -origin[3]));
     rotation[0] = Multiply(r, step[0]), rotation[1] = Multiply(t, step[1]);
   }
 };
@@ -137,32 +168,36 @@ struct StatisticsShared {
     __half tiles[2][kTileTokens * Products<kDim>::kStride];
     float matrix[kDim * kMatrixStride];  // once the tiles are done with
   };
-  float shift[kDim], mean[kDim], group_sums[QueryReader<kDim>::kStep][kDim];
+  float shift[kDim], mean[kDim], group_sums[QueryReader<kDim, false>::kStep][kDim];
   float2 rotation[kDim / 2];
 };
 
-// Turns the covariance of a query head, in shared memory, and its mean to the positions to come,
-// and writes them in the units of the logits' base-2 exponent, times a power of two that makes the
-// best of f16's range.
-template <int kDim>
-__device__ void WriteStatistics(const KernelParams& params, int64_t index,
+// Turns the covariance of a query head, whose sums are in shared memory, and its mean to the
+// positions to come, and writes them in the units of the logits' base-2 exponent, times a power of
+// two that makes the best of f16's range.
+template <int kDim, bool kInterleaved>
+__device__ void WriteStatistics(const KernelParams& params, int64_t index, int count,
                                 const StatisticsShared<kDim>& shared) {
   constexpr int kPairs = kDim / 2, kStride = StatisticsShared<kDim>::kMatrixStride;
-  const float* matrix = shared.matrix;
-  const ExpectedAttentionParams& p = params.p;
+  const float share = params.p.use_covariance ? 1.0f / count : 0;
+  const float other = params.p.use_covariance ? 1 : 0;
+  const auto covariance = [&](int r, int c) {
+    return shared.matrix[r * kStride + c] * share - other * shared.mean[r] * shared.mean[c];
+  };
+  constexpr float kSigmaUnit = kLog2E / (2 * kDim);
   const float variance =
-      BlockMax(threadIdx.x < kDim ? matrix[threadIdx.x * (kStride + 1)] : 0) * kLog2E / (2 * kDim);
+      BlockMax(threadIdx.x < kDim ? covariance(threadIdx.x, threadIdx.x) : 0) * kSigmaUnit;
   const float scale = variance > 0 ? exp2f(kHighest - ilogbf(variance)) : 1;
   if (threadIdx.x == 0) params.layout.unit[index] = 1 / scale;
   __half* sigma = params.layout.sigma + index * kDim * kDim;
-  const float sigma_scale = scale * kLog2E / (2 * kDim), mu_scale = scale * kLog2E * rsqrtf(kDim);
+  const float sigma_scale = scale * kSigmaUnit, mu_scale = scale * kLog2E * rsqrtf(kDim);
   for (int j = threadIdx.x; j < kPairs * kPairs; j += kScoreThreads) {
     const int a = j / kPairs, b = j % kPairs;
-    const int a1 = p.rope_interleaved ? 2 * a : a, a2 = p.rope_interleaved ? a1 + 1 : a + kPairs;
-    const int b1 = p.rope_interleaved ? 2 * b : b, b2 = p.rope_interleaved ? b1 + 1 : b + kPairs;
+    const int a1 = kInterleaved ? 2 * a : a, a2 = kInterleaved ? a1 + 1 : a + kPairs;
+    const int b1 = kInterleaved ? 2 * b : b, b2 = kInterleaved ? b1 + 1 : b + kPairs;
     const float2 ra = shared.rotation[a], rb = shared.rotation[b];
-    const float m11 = matrix[a1 * kStride + b1], m12 = matrix[a1 * kStride + b2];
-    const float m21 = matrix[a2 * kStride + b1], m22 = matrix[a2 * kStride + b2];
+    const float m11 = covariance(a1, b1), m12 = covariance(a1, b2);
+    const float m21 = covariance(a2, b1), m22 = covariance(a2, b2);
     const float n11 = ra.x * m11 - ra.y * m21, n12 = ra.x * m12 - ra.y * m22;
     const float n21 = ra.y * m11 + ra.x * m21, n22 = ra.y * m12 + ra.x * m22;
     sigma[a1 * kDim + b1] = __float2half(sigma_scale * (n11 * rb.x - n12 * rb.y));
@@ -177,11 +212,33 @@ __device__ void WriteStatistics(const KernelParams& params, int64_t index,
   }
 }
 
+// Writes a tile's queries in f16, and adds them to `sums`. Those behind the chunk's end become 0.
+template <int kStride, bool kWhole, int kPerThread, class Reader>
+__device__ void StoreTile(Reader& reader, const uint2 (&raw)[kPerThread], int group, int left,
+                          float (&sums)[4], __half* tile) {
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int token = i * Reader::kStep + group;
+    float x[4];
+    reader.Unrotate(raw[i], x);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (!kWhole && token >= left) x[k] = 0;
+      sums[k] += x[k];
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k += 2) {
+      *reinterpret_cast<__half2*>(tile + token * kStride + reader.Place(k / 2)) =
+          __floats2half2_rn(x[k], x[k + 1]);
+    }
+  }
+}
+
 // Block (query head, layer, sequence): mean and covariance of the chunk's queries, rotated.
-template <int kDim>
+template <int kDim, bool kInterleaved>
 __global__ void __launch_bounds__(kScoreThreads, 2)
     StatisticsKernel(const __grid_constant__ KernelParams params) {
-  using Reader = QueryReader<kDim>;
+  using Reader = QueryReader<kDim, kInterleaved>;
   constexpr int kTokenStride = Products<kDim>::kStride, kPerThread = kTileTokens / Reader::kStep;
   extern __shared__ __align__(16) uint8_t raw_shared[];
   auto& shared = *reinterpret_cast<StatisticsShared<kDim>*>(raw_shared);
@@ -193,61 +250,47 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
   const int skip = boundary == 1 ? p.rows.sinks : 0, count = chunk - skip;
   const int64_t first_row =
       (int64_t{p.rows.batch.slot[sequence]} * p.queries.num_layers + layer) * chunk + skip;
+  const int64_t stride = int64_t{p.queries.num_q_heads} * kDim;
   const int lane = threadIdx.x % Reader::kLanes, group = threadIdx.x / Reader::kLanes;
-  Reader reader{p,
-                p.queries.data + (first_row * p.queries.num_q_heads + head) * kDim,
-                (boundary - 1) * chunk + skip,
-                lane,
-                {},
-                {}};
+  Reader reader{p,      p.queries.data + first_row * stride + head * kDim,
+                stride, (boundary - 1) * chunk + skip,
+                lane,   {},
+                {},     {}};
   for (int pair = threadIdx.x; pair < kDim / 2; pair += kScoreThreads) {
     shared.rotation[pair] = MeanRotation(p, pair, boundary * chunk);
   }
-  float origin[4];  // the first query: sums are of what differs from it
+  // Sums are of what differs from the first query.
+  float first[4];
   reader.Anchor(0);
-  reader.Unrotate(reader.Load(0), origin);
-  if (group == 0) {
+  reader.Unrotate(reader.Load(0), first);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) shared.shift[reader.Place(k / 2) + k % 2] = origin[k];
+  for (int k = 0; k < 4; ++k) {
+    reader.origin[k] = first[k];
+    if (group == 0) shared.shift[reader.Place(k / 2) + k % 2] = first[k];
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     reader.step[i] = Rotation(Reader::kStep * p.inv_freq[2 * lane + i]);
   }
   uint2 next[kPerThread];
-  auto load = [&](int begin) {
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      next[i] = reader.Load(min(begin + i * Reader::kStep + group, count - 1));
-    }
-  };
   Products<kDim> products;
   float sums[4] = {};
-  load(0);
+  reader.LoadTile(group, count, next);
   for (int begin = 0; begin < count; begin += kTileTokens) {
     __half* tile = shared.tiles[begin / kTileTokens % 2];
     if (begin % kAnchorTokens == 0) reader.Anchor(begin + group);
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      const int token = i * Reader::kStep + group;
-      float x[4];
-      reader.Unrotate(next[i], x);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        x[k] = begin + token < count ? x[k] - origin[k] : 0;
-        sums[k] += x[k];
-      }
-#pragma unroll
-      for (int k = 0; k < 4; k += 2) {
-        *reinterpret_cast<__half2*>(tile + token * kTokenStride + reader.Place(k / 2)) =
-            __floats2half2_rn(x[k], x[k + 1]);
-      }
+    if (begin + kTileTokens <= count) {
+      StoreTile<kTokenStride, true>(reader, next, group, 0, sums, tile);
+    } else {
+      StoreTile<kTokenStride, false>(reader, next, group, count - begin, sums, tile);
     }
     __syncthreads();  // whoever writes the other tile next has multiplied what was there
-    load(begin + kTileTokens);
+    reader.LoadTile(begin + kTileTokens + group, count, next);
     if (!p.use_covariance) continue;
 #pragma unroll
-    for (int t = 0; t < kTileTokens; t += 16) products.Add(tile + t * kTokenStride);
+    for (int t = 0; t < kTileTokens; t += 16 * Products<kDim>::kTeams) {
+      products.Add(tile + (t + 16 * products.team()) * kTokenStride);
+    }
   }
 #pragma unroll
   for (int k = 0; k < 4; ++k) shared.group_sums[group][reader.Place(k / 2) + k % 2] = sums[k];
@@ -257,47 +300,42 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
     sum += shared.group_sums[g][threadIdx.x];
   }
   if (threadIdx.x < kDim) shared.mean[threadIdx.x] = sum / count;
-  __syncthreads();
-#pragma unroll
-  for (int row = 0; row < Products<kDim>::kRowTiles; ++row) {
-#pragma unroll
-    for (int column = 0; column < Products<kDim>::kColumnTiles; ++column) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = products.row(row) + i / 2 * 8 + threadIdx.x % 32 / 4;
-        const int c = products.column(column) + threadIdx.x % 4 * 2 + i % 2;
-        shared.matrix[r * StatisticsShared<kDim>::kMatrixStride + c] =
-            p.use_covariance
-                ? products.sums[row][column][i] / count - shared.mean[r] * shared.mean[c]
-                : 0;
-      }
+  for (int team = 0; team < Products<kDim>::kTeams; ++team) {
+    if (team == products.team()) {
+      products.AddTo(shared.matrix, StatisticsShared<kDim>::kMatrixStride);
     }
+    __syncthreads();
   }
-  __syncthreads();
   const int64_t index =
       (int64_t{sequence} * p.rows.num_layers + blockIdx.y) * p.queries.num_q_heads + head;
-  WriteStatistics<kDim>(params, index, shared);
+  WriteStatistics<kDim, kInterleaved>(params, index, count, shared);
 }
 
-template <int kDim>
+template <int kDim, bool kInterleaved>
 void Launch(const KernelParams& params, cudaStream_t stream) {
   const CompressParams& rows = params.p.rows;
   constexpr size_t kSharedBytes = sizeof(StatisticsShared<kDim>);
-  [[maybe_unused]] static const bool raised = [] {
-    TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(StatisticsKernel<kDim>,
-                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
+  const auto kernel = StatisticsKernel<kDim, kInterleaved>;
+  [[maybe_unused]] static const bool raised = [&] {
+    TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                             static_cast<int>(kSharedBytes)));
     return true;
   }();
-  LaunchChainedShared(StatisticsKernel<kDim>,
-                      dim3(params.p.queries.num_q_heads, rows.num_layers, rows.batch.size),
+  LaunchChainedShared(kernel, dim3(params.p.queries.num_q_heads, rows.num_layers, rows.batch.size),
                       kScoreThreads, kSharedBytes, stream, params);
+}
+
+template <int kDim>
+void LaunchStyle(const KernelParams& params, cudaStream_t stream) {
+  params.p.rope_interleaved ? Launch<kDim, true>(params, stream)
+                            : Launch<kDim, false>(params, stream);
 }
 
 }  // namespace
 
 void RunQueryStatistics(const KernelParams& params, cudaStream_t stream) {
-  params.p.rows.kv.head_dim == 64 ? Launch<64>(params, stream) : Launch<128>(params, stream);
+  params.p.rows.kv.head_dim == 64 ? LaunchStyle<64>(params, stream)
+                                  : LaunchStyle<128>(params, stream);
 }
 
 }  // namespace tangram::ops::cuda::expected

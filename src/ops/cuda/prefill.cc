@@ -15,8 +15,9 @@ namespace {
 constexpr int kItemCost = 2;
 // What cutting tiles costs: writing parts, a second kernel to add them.
 constexpr int kCutCost = 6;
-// The least that is worth a part of its own. (A part over fewer than two blocks could hide all its
-// keys from some token.)
+// The least that a part may have: one over fewer blocks could hide all its keys from some token.
+constexpr int kFewestBlocks = 2;
+// The least that is worth a part of its own.
 constexpr int kMinBlocks = 4;
 // Tiles are cut into at most so many items for each thread block.
 constexpr int kMaxItemsPerBlock = 3;
@@ -115,14 +116,20 @@ Deal DealInStep(const std::vector<std::vector<PrefillItem>>& heads, int num_bloc
   for (const auto& head : heads) {
     const int longest = head[0].num_blocks, shortest = head.back().num_blocks;
     for (int first = 0; first < longest;) {
-      const int64_t room = (group + 1) * total / groups - done - kItemCost;
+      const int64_t share = first + (group + 1) * total / groups - done - kItemCost;
       int end = longest;
-      if (group + 1 < groups && first + room <= shortest - kMinBlocks) {
-        if (room < kMinBlocks) {
+      if (group + 1 < groups && share < longest) {
+        if (share - first < kFewestBlocks) {
           ++group;
           continue;
         }
-        end = first + static_cast<int>(room);
+        // Every tile's last part must see a few blocks: at a head's end the nearer cut is taken.
+        const int latest = shortest - kFewestBlocks;
+        if (share <= latest) {
+          end = static_cast<int>(share);
+        } else if (share - latest < longest - share && latest - first >= kFewestBlocks) {
+          end = latest;
+        }
       }
       for (int t = 0; t < tiles; ++t) {
         deal.items[group * tiles + t].push_back(static_cast<int>(items->size()));

@@ -327,6 +327,29 @@ TEST(PlanPrefill, CutsAFewLongTilesForAllBlocks) {
   EXPECT_EQ(plan.merges.size(), 64u);
 }
 
+// Heads of unequal lengths take the busiest thread block about as long as equal ones.
+TEST(PlanPrefill, DealsRaggedHeadsLikeEqualOnes) {
+  const std::vector<int32_t> rows = {0, 1, 2, 3, 4, 5, 6, 7}, columns(8, 0), uniform(8, 8192);
+  const PrefillShape shape{32, 8, rows.data(), columns.data(), 8, 1000};
+  std::vector<int32_t> ragged;
+  for (int h = 0; h < 8; ++h) ragged.push_back(static_cast<int>(8192 * (0.3 + 0.2 * h)));
+  const auto most = [&](int chunk, const std::vector<int32_t>& history) {
+    const PrefillPlan plan = PlanPrefill(shape, {{{0, 0, chunk, history.data()}}}, 132, false);
+    int busiest = 0;
+    for (int b = 0; b < 132; ++b) {
+      int work = 0;
+      for (int i = plan.ranges[b]; i < plan.ranges[b + 1]; ++i) {
+        work += plan.items[i].num_blocks + 2;
+      }
+      busiest = std::max(busiest, work);
+    }
+    return busiest;
+  };
+  for (const int chunk : {256, 512}) {
+    EXPECT_LE(most(chunk, ragged), 1.05 * most(chunk, uniform)) << chunk;
+  }
+}
+
 TEST(PlanPrefill, DealsEveryBlockOfKeysOnceAndEvenly) {
   std::mt19937 random(5);
   for (int i = 0; i < 300; ++i) {
