@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 #include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
 
@@ -35,6 +37,17 @@ __device__ __forceinline__ void WaitForCluster() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
+}
+
+// What block `rank` of the cluster has at `p`, which points into this block's shared memory.
+__device__ __forceinline__ float ReadFromCluster(const float* p, unsigned rank) {
+  float value = *p;
+#if __CUDA_ARCH__ >= 900
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(p));
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+#endif
+  return value;
 }
 
 // Launches a link of the chain, `cluster` blocks of it together (1 before sm_90), with

@@ -1,6 +1,7 @@
 #include "ops/cuda/check.h"
 #include "ops/cuda/compress.h"
 #include "ops/cuda/compress_row.cuh"
+#include "ops/cuda/device.h"
 #include "ops/cuda/kv_dispatch.cuh"
 #include "ops/cuda/kv_load.cuh"
 #include "ops/cuda/launch.cuh"
@@ -11,19 +12,21 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kPerLane = 8;
 
-// One block a head, kDim/8 lanes a token. The first pass adds up the row's unit keys, each lane
-// group its own tokens in order and the groups in order, so that the sum depends on the row alone;
-// the second reads the candidates' keys again, from L2 for the most part.
-template <class Kv, int kDim>
+// A cluster of kSlices blocks a head, kDim/8 lanes a token. The first pass adds up the row's unit
+// keys, each lane group its own tokens in order, then the groups and the blocks in order, so that
+// the sum depends on the row alone; the second reads the candidates' keys again, from L2 for the
+// most part.
+template <class Kv, int kDim, int kSlices>
 __global__ void __launch_bounds__(kThreads)
     ScoreKeyDiffKernel(const __grid_constant__ CompressParams p) {
   constexpr int kLanes = kDim / kPerLane, kGroups = kThreads / kLanes;
   __shared__ float sums[kGroups][kDim];
-  __shared__ float mean[kDim];
-  const CompressRow row = LoadCompressRow(p, blockIdx.x);
+  __shared__ float own[kDim], mean[kDim];
+  const CompressRow row = LoadCompressRow(p, blockIdx.x / kSlices);
   WaitForPriorKernels();
   LaunchDependents();
   if (row.keep >= row.candidates) return;
+  const int slice = blockIdx.x % kSlices;
   const int group = threadIdx.x / kLanes, first = threadIdx.x % kLanes * kPerLane;
   const Kv* pool = static_cast<const Kv*>(p.kv.pool) + first;
   auto load = [&](int index, float(&key)[kPerLane]) {
@@ -35,12 +38,13 @@ __global__ void __launch_bounds__(kThreads)
     return x;
   };
   // All lanes of a warp go round equally often, for the shuffles; past the end they add nothing.
-  auto rounds = [](int tokens) { return (tokens + kGroups - 1) / kGroups; };
+  constexpr int kTogether = kGroups * kSlices;  // tokens
+  auto rounds = [](int tokens) { return (tokens + kTogether - 1) / kTogether; };
 
   float sum[kPerLane] = {};
 #pragma unroll 4
   for (int round = 0; round < rounds(row.old_length); ++round) {
-    const int index = round * kGroups + group;
+    const int index = round * kTogether + slice * kGroups + group;
     float key[kPerLane], squares = 0;
     load(min(index, row.old_length - 1), key);
 #pragma unroll
@@ -56,8 +60,16 @@ __global__ void __launch_bounds__(kThreads)
   for (int dim = threadIdx.x; dim < kDim; dim += kThreads) {
     float total = 0;
     for (int g = 0; g < kGroups; ++g) total += sums[g][dim];
-    mean[dim] = total;  // its length does not matter for the cosine
+    own[dim] = total;  // its length does not matter for the cosine
   }
+  if constexpr (kSlices > 1) ArriveAtCluster(), WaitForCluster();
+  for (int dim = threadIdx.x; dim < kDim; dim += kThreads) {
+    float total = 0;
+#pragma unroll
+    for (int other = 0; other < kSlices; ++other) total += ReadFromCluster(&own[dim], other);
+    mean[dim] = total;
+  }
+  if constexpr (kSlices > 1) ArriveAtCluster();  // has read what the others have
   __syncthreads();
   float direction[kPerLane], squares = 0;
 #pragma unroll
@@ -66,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
   const float mean_scale = rsqrtf(fmaxf(sum_lanes(squares), 1e-24f));
 #pragma unroll 4
   for (int round = 0; round < rounds(row.candidates); ++round) {
-    const int index = row.first + round * kGroups + group;
+    const int index = row.first + round * kTogether + slice * kGroups + group;
     float key[kPerLane], dot = 0, key_squares = 0;
     load(min(index, row.old_length - 1), key);
 #pragma unroll
@@ -81,6 +93,7 @@ __global__ void __launch_bounds__(kThreads)
           -dot * mean_scale * rsqrtf(fmaxf(key_squares, 1e-24f));
     }
   }
+  if constexpr (kSlices > 1) WaitForCluster();
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -103,9 +116,15 @@ int Blocks(const CompressParams& params) {
 
 void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
   if (params.batch.size == 0) return;
+  // The same number of blocks for every launch of a device: the sum hangs on it.
+  constexpr int kSlices = 8;
+  const bool clusters = CurrentDevice().compute_major >= 9;
   DispatchKv<64, 128, 256>(params.kv, "keydiff", [&](auto kv, auto dim) {
-    LaunchChained(ScoreKeyDiffKernel<typename decltype(kv)::Type, dim.value>, Blocks(params),
-                  kThreads, stream, params);
+    using Kv = typename decltype(kv)::Type;
+    const auto kernel = clusters ? ScoreKeyDiffKernel<Kv, dim.value, kSlices>
+                                 : ScoreKeyDiffKernel<Kv, dim.value, 1>;
+    const int slices = clusters ? kSlices : 1;
+    LaunchChainedClusters(kernel, slices, Blocks(params) * slices, kThreads, 0, stream, params);
   });
 }
 

@@ -71,7 +71,8 @@ struct ExpectedAttentionParams {
 };
 size_t ExpectedAttentionScratchBytes(const ExpectedAttentionParams& params);
 
-// d: 64 or 128. Sums are f32; keys meet Sigma as the sum of two bf16 (16 bits).
+// d: 64 or 128. Sums are f32; products are of f16: the queries before rotation, less the first of
+// them, the keys as stored (which must lie within f16's range), and Sigma over a power of two.
 void RunScoreExpectedAttention(const ExpectedAttentionParams& params, cudaStream_t stream);
 
 // Fast KVzip's gate (arXiv 2601.17668), a static score: q = norm(Wq x + b), k = norm(Wk x), and the
