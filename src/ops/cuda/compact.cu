@@ -125,12 +125,10 @@ __global__ void __launch_bounds__(kThreads)
   if constexpr (kSlices > 1) ArriveAtCluster();  // has read the scores that the first one moves
   __syncthreads();
   if (row.keep > 0) {
-    if (row.candidates <= kThreads) {
-      ListKeptOfFew(keys, row.candidates, row.keep, kept);
-    } else {
-      const uint32_t threshold = Threshold(keys, row.candidates, row.keep, bins);
-      ListKept(keys, row.candidates, row.keep, threshold, kept);
-    }
+    const uint32_t threshold = row.candidates <= kThreads
+                                   ? ThresholdOfFew(keys, row.candidates, row.keep)
+                                   : Threshold(keys, row.candidates, row.keep, bins);
+    ListKept(keys, row.candidates, row.keep, threshold, kept);
     __syncthreads();
     for (int i = threadIdx.x; i < row.keep; i += kThreads) {
       if (kept[i] != i) {

@@ -84,6 +84,20 @@ __device__ inline uint32_t Threshold(const uint32_t* keys, int size, int keep, i
   return prefix;
 }
 
+// The same of at most kSelectThreads keys, or a number that as many reach: bit by bit, by counting.
+__device__ inline uint32_t ThresholdOfFew(const uint32_t* keys, int size, int keep) {
+  const bool has_key = static_cast<int>(threadIdx.x) < size;
+  const uint32_t own = has_key ? keys[threadIdx.x] : 0;
+  uint32_t threshold = 0;
+  for (int bit = 31; bit >= 0; --bit) {
+    const uint32_t trial = threshold | 1u << bit;
+    const int count = __syncthreads_count(has_key && own >= trial);
+    if (count >= keep) threshold = trial;
+    if (count == keep) break;
+  }
+  return threshold;
+}
+
 // Writes the kept candidates in order: those above the threshold, and the last of those equal to
 // it.
 __device__ inline void ListKept(const uint32_t* keys, int size, int keep, uint32_t threshold,
@@ -107,36 +121,6 @@ __device__ inline void ListKept(const uint32_t* keys, int size, int keep, uint32
     before.a += keys[i] > threshold;
     before.b += equal;
   }
-}
-
-// ListKept for at most kSelectThreads candidates: each ranks itself among all.
-__device__ inline void ListKeptOfFew(const uint32_t* keys, int size, int keep, uint16_t* kept) {
-  const int own = threadIdx.x, warp = own & ~31;
-  bool stays = false;
-  if (warp < size) {
-    const uint32_t mine = keys[min(own, size - 1)];
-    int better = 0;
-    // Of equal ones the later is better: an earlier warp's must be above, a later's not below.
-#pragma unroll 4
-    for (int i = 0; i < warp; i += 4) {
-      const uint4 four = *reinterpret_cast<const uint4*>(keys + i);
-      better += (four.x > mine) + (four.y > mine) + (four.z > mine) + (four.w > mine);
-    }
-    for (int i = warp; i < min(warp + 32, size); ++i) {
-      better += keys[i] > mine || (keys[i] == mine && i > own);
-    }
-    int i = warp + 32;
-#pragma unroll 4
-    for (; i + 4 <= size; i += 4) {
-      const uint4 four = *reinterpret_cast<const uint4*>(keys + i);
-      better += (four.x >= mine) + (four.y >= mine) + (four.z >= mine) + (four.w >= mine);
-    }
-    for (; i < size; ++i) better += keys[i] >= mine;
-    stays = own < size && better < keep;
-  }
-  Pair total;
-  const int place = BlockExclusiveSum({stays, 0}, &total).a;
-  if (stays) kept[place] = own;
 }
 
 }  // namespace tangram::ops::cuda

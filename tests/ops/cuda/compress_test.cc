@@ -170,7 +170,7 @@ TEST_P(CompressTest, StreamingLlmKeepsTheMostRecent) {
   });
 }
 
-// Few candidates are ranked, many counted into bins.
+// The threshold of few candidates is found bit by bit, of many by bins.
 INSTANTIATE_TEST_SUITE_P(Shapes, CompressTest,
                          testing::Values(Variant{{2, 8, 8, 128, 4, DType::kBF16}, 256},
                                          Variant{{2, 8, 8, 128, 2, DType::kF8E4M3}, 640},
