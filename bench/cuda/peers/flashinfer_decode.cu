@@ -1,6 +1,7 @@
-// FlashInfer's batch decode over the same pages as ours: each (sequence, KV head) is a sequence of
-// its own, of one KV head; a virtual page is a page of 16 tokens. Its plan is made on the host for
-// each layer and step, and timed apart.
+// FlashInfer's batch decode over the same pages as ours, on CUDA cores and on tensor cores (which
+// is its batch prefill of one token each): each (sequence, KV head) is a sequence of its own, of
+// one KV head; a virtual page is a page of 16 tokens. Its plan is made on the host for each layer
+// and step, and timed apart.
 //   tangram_flashinfer_decode PROFILES [FILTER]
 #include <algorithm>
 #include <chrono>
@@ -8,6 +9,8 @@
 #include <cstdio>
 #include <flashinfer/attention/decode.cuh>
 #include <flashinfer/attention/default_decode_params.cuh>
+#include <flashinfer/attention/default_prefill_params.cuh>
+#include <flashinfer/attention/prefill.cuh>
 #include <flashinfer/attention/scheduler.cuh>
 #include <flashinfer/attention/variants.cuh>
 #include <flashinfer/pos_enc.cuh>
@@ -29,31 +32,82 @@ constexpr auto kNoRope = flashinfer::PosEncodingMode::kNone;
 using Variant = flashinfer::DefaultAttention<false, false, false, false>;
 constexpr size_t kFloatBytes = size_t{256} << 20, kIntBytes = size_t{8} << 20;
 
+using flashinfer::GetPtrFromBaseOffset;
+
+// How FlashInfer plans and runs a layer, by kernel. What both need is in Layer.
 template <class Kv>
-struct Layer {
+struct OnCudaCores {
   using Params = flashinfer::BatchDecodeParams<__nv_bfloat16, Kv, __nv_bfloat16, int32_t>;
-  std::vector<int32_t> host_indptr;
-  DeviceArray<int32_t> indices, indptr, last;
-  DeviceArray<uint8_t> workspace;
-  flashinfer::DecodePlanInfo plan;
-  Params params;
+  using Plan = flashinfer::DecodePlanInfo;
+
+  template <class Layer>
+  static cudaError_t MakePlan(Layer& layer, void* floats, void* pinned) {
+    auto estimate =
+        flashinfer::BatchDecodeWithPagedKVCacheWorkEstimationDispatched<kGroup, kDim, kNoRope,
+                                                                        Variant, Params>;
+    return flashinfer::DecodePlan<kDim, kNoRope, Variant, Params>(
+        floats, kFloatBytes, layer.workspace.data(), pinned, kIntBytes, layer.plan,
+        layer.host_indptr.data(), layer.size(), kGroup, kPageTokens, false, nullptr, estimate);
+  }
+  template <class Layer>
+  static void SetParams(const Layer&, Params&) {}
+  template <class Layer>
+  static cudaError_t Run(const Layer&, Params& params, __nv_bfloat16* values, float* sums,
+                         cudaStream_t stream) {
+    return flashinfer::BatchDecodeWithPagedKVCacheDispatched<kDim, kNoRope, Variant>(
+        params, values, sums, true, stream);
+  }
 };
 
 template <class Kv>
-void PlanLayer(Layer<Kv>& layer, void* floats, void* pinned, cudaStream_t stream) {
-  using Params = typename Layer<Kv>::Params;
-  auto estimate =
-      flashinfer::BatchDecodeWithPagedKVCacheWorkEstimationDispatched<kGroup, kDim, kNoRope,
-                                                                      Variant, Params>;
-  TANGRAM_CUDA_CHECK((flashinfer::DecodePlan<kDim, kNoRope, Variant, Params>(
-      floats, kFloatBytes, layer.workspace.data(), pinned, kIntBytes, layer.plan,
-      layer.host_indptr.data(), layer.host_indptr.size() - 1, kGroup, kPageTokens, false, stream,
-      estimate)));
-}
+struct OnTensorCores {
+  using Params = flashinfer::BatchPrefillPagedParams<__nv_bfloat16, Kv, __nv_bfloat16, int32_t>;
+  using Plan = flashinfer::PrefillPlanInfo;
+  static constexpr int kTile = 16;  // query rows, of which a group fills four
 
-template <class Kv>
-void RunLayer(Layer<Kv>& layer, void* floats, cudaStream_t stream) {
-  using flashinfer::GetPtrFromBaseOffset;
+  template <class Layer>
+  static cudaError_t MakePlan(Layer& layer, void* floats, void* pinned) {
+    const cudaError_t status = flashinfer::PrefillPlan<int32_t>(
+        floats, kFloatBytes, layer.workspace.data(), pinned, kIntBytes, layer.plan,
+        layer.host_queries.data(), layer.host_indptr.data(), layer.size(), layer.size(), kGroup, 1,
+        kDim, kDim, kPageTokens, false, sizeof(__nv_bfloat16), -1, -1, false, 0, 0, nullptr,
+        sizeof(Kv));
+    if (layer.plan.cta_tile_q != kTile) std::abort();
+    return status;
+  }
+  template <class Layer>
+  static void SetParams(const Layer& layer, Params& params) {
+    void* ints = layer.workspace.data();
+    params.group_size = flashinfer::uint_fastdiv(kGroup);
+    params.q_indptr = layer.queries.data();
+    params.qo_tile_indices = GetPtrFromBaseOffset<int32_t>(ints, layer.plan.qo_tile_indices_offset);
+    params.max_total_num_rows = layer.plan.total_num_rows;
+    params.partition_kv = layer.plan.split_kv;
+    if (layer.plan.split_kv) {
+      params.merge_indptr = GetPtrFromBaseOffset<int32_t>(ints, layer.plan.merge_indptr_offset);
+    }
+  }
+  template <class Layer>
+  static cudaError_t Run(const Layer&, Params& params, __nv_bfloat16* values, float* sums,
+                         cudaStream_t stream) {
+    return flashinfer::BatchPrefillWithPagedKVCacheDispatched<
+        true, kTile, kDim, kDim, kNoRope, false, flashinfer::MaskMode::kNone, Variant>(
+        params, values, sums, true, stream);
+  }
+};
+
+template <class Kernel>
+struct Layer {
+  std::vector<int32_t> host_indptr, host_queries;
+  DeviceArray<int32_t> indices, indptr, last, queries;
+  DeviceArray<uint8_t> workspace;
+  typename Kernel::Plan plan;
+  typename Kernel::Params params;
+  int size() const { return static_cast<int>(host_indptr.size()) - 1; }
+};
+
+template <class Kernel>
+void RunLayer(Layer<Kernel>& layer, void* floats, cudaStream_t stream) {
   auto params = layer.params;
   void* ints = layer.workspace.data();
   params.request_indices = GetPtrFromBaseOffset<int32_t>(ints, layer.plan.request_indices_offset);
@@ -62,19 +116,19 @@ void RunLayer(Layer<Kv>& layer, void* floats, cudaStream_t stream) {
   params.kv_chunk_size_ptr =
       GetPtrFromBaseOffset<int32_t>(ints, layer.plan.kv_chunk_size_ptr_offset);
   params.padded_batch_size = layer.plan.padded_batch_size;
+  Kernel::SetParams(layer, params);
   __nv_bfloat16* values = nullptr;
   float* sums = nullptr;
   if (layer.plan.split_kv) {
     values = GetPtrFromBaseOffset<__nv_bfloat16>(floats, layer.plan.v_offset);
     sums = GetPtrFromBaseOffset<float>(floats, layer.plan.s_offset);
   }
-  TANGRAM_CUDA_CHECK((flashinfer::BatchDecodeWithPagedKVCacheDispatched<kDim, kNoRope, Variant>(
-      params, values, sums, true, stream)));
+  TANGRAM_CUDA_CHECK(Kernel::Run(layer, params, values, sums, stream));
 }
 
-template <class Kv>
-Layer<Kv> MakeLayer(const DecodeCase& c, int index, __nv_bfloat16* out) {
-  Layer<Kv> layer;
+template <class Kernel, class Kv>
+Layer<Kernel> MakeLayer(const DecodeCase& c, int index, __nv_bfloat16* out) {
+  Layer<Kernel> layer;
   layer.host_indptr = {0};
   std::vector<int32_t> indices, last;
   for (int t = 0; t < c.size(); ++t) {
@@ -84,6 +138,8 @@ Layer<Kv> MakeLayer(const DecodeCase& c, int index, __nv_bfloat16* out) {
       last.push_back((c.EntryTokens(index, t, head) - 1) % kPageTokens + 1);
     }
   }
+  for (int i = 0; i <= layer.size(); ++i) layer.host_queries.push_back(i);
+  layer.queries = DeviceArray<int32_t>(layer.host_queries);
   layer.indices = DeviceArray<int32_t>(indices);
   layer.indptr = DeviceArray<int32_t>(layer.host_indptr);
   layer.last = DeviceArray<int32_t>(last);
@@ -107,8 +163,8 @@ Layer<Kv> MakeLayer(const DecodeCase& c, int index, __nv_bfloat16* out) {
   return layer;
 }
 
-template <class Kv>
-void Measure(const char* row, const DecodeShape& shape, const DecodeLoad& load,
+template <class Kernel, class Kv>
+void Measure(const char* kernel, const char* row, const DecodeShape& shape, const DecodeLoad& load,
              const std::vector<int32_t>& places) {
   const DecodeCase c(shape, load, places, ops::cuda::SplitMode::kEqualRanges,
                      ops::cuda::CurrentDevice().num_sms, false, 1);
@@ -116,10 +172,10 @@ void Measure(const char* row, const DecodeShape& shape, const DecodeLoad& load,
   DeviceArray<uint8_t> floats(kFloatBytes);
   void* pinned = nullptr;
   TANGRAM_CUDA_CHECK(cudaMallocHost(&pinned, kIntBytes));
-  std::vector<Layer<Kv>> layers;
+  std::vector<Layer<Kernel>> layers;
   double bytes = 0;
   for (int i = 0; i < shape.layers; ++i) {
-    layers.push_back(MakeLayer<Kv>(c, i, out.data()));
+    layers.push_back(MakeLayer<Kernel, Kv>(c, i, out.data()));
     bytes += c.LayerBytes(i);
   }
   double plan_us = 1e9;
@@ -127,7 +183,7 @@ void Measure(const char* row, const DecodeShape& shape, const DecodeLoad& load,
     TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
     const auto start = std::chrono::steady_clock::now();
     for (auto& layer : layers) {
-      PlanLayer(layer, floats.data(), pinned, nullptr);
+      TANGRAM_CUDA_CHECK(Kernel::MakePlan(layer, floats.data(), pinned));
       TANGRAM_CUDA_CHECK(
           cudaStreamSynchronize(nullptr));  // before the pinned buffer is filled again
     }
@@ -151,13 +207,19 @@ void Measure(const char* row, const DecodeShape& shape, const DecodeLoad& load,
   const float ours = GraphMicroseconds(
       shape.layers, 5, [&](int i, cudaStream_t stream) { c.Attend(i, false, stream, i > 0); });
   std::printf(
-      "%-40s %8.1f MB/layer: FlashInfer run %8.2f us + plan %7.2f us a layer; ours %8.2f us + "
-      "plan; "
-      "run %.3fx, with plan %.3fx; difference %.1e\n",
-      row, 1e-6 * bytes / shape.layers, run, plan_us, ours, run / ours, (run + plan_us) / ours,
-      std::sqrt(difference / norm));
+      "%-40s %8.1f MB/layer: FlashInfer on %s cores run %8.2f us + plan %7.2f us a layer; ours "
+      "%8.2f us + plan; run %.3fx, with plan %.3fx; difference %.1e\n",
+      row, 1e-6 * bytes / shape.layers, kernel, run, plan_us, ours, run / ours,
+      (run + plan_us) / ours, std::sqrt(difference / norm));
   std::fflush(stdout);
   cudaFreeHost(pinned);
+}
+
+template <class Kv>
+void MeasureBoth(const char* row, const DecodeShape& shape, const DecodeLoad& load,
+                 const std::vector<int32_t>& places) {
+  Measure<OnTensorCores<Kv>, Kv>("tensor", row, shape, load, places);
+  Measure<OnCudaCores<Kv>, Kv>("CUDA", row, shape, load, places);
 }
 
 }  // namespace
@@ -184,9 +246,9 @@ int main(int argc, char** argv) {
               ProfileLoad(shape, ReadRatios(profiles + "/" + scorer + "-" + model.name + ".txt"),
                           kStudyRatio, contexts, kStudyChunk, &places);
           if (dtype == DType::kBF16) {
-            Measure<__nv_bfloat16>(row.c_str(), shape, load, places);
+            MeasureBoth<__nv_bfloat16>(row.c_str(), shape, load, places);
           } else {
-            Measure<__nv_fp8_e4m3>(row.c_str(), shape, load, places);
+            MeasureBoth<__nv_fp8_e4m3>(row.c_str(), shape, load, places);
           }
         }
       }
