@@ -254,6 +254,12 @@ void DecodeCase::PoisonOutputs() {
   partial_max_sum_.FillBytes(0xff);
 }
 
+void DecodeCase::MultiplyQueries(float factor) {
+  std::vector<__nv_bfloat16> queries = q_.Download();
+  for (__nv_bfloat16& q : queries) q = __float2bfloat16(__bfloat162float(q) * factor);
+  q_.Upload(queries);
+}
+
 void DecodeCase::SetNumTokens(const std::vector<int32_t>& num_tokens) {
   load_.num_tokens = num_tokens;
   num_tokens_.Upload(num_tokens);

@@ -64,6 +64,7 @@ class DecodeCase {
   std::vector<uint8_t> Pool() const { return pool_.Download(); }
   std::vector<float> Output() const;  // [T, Hq, d]
   void PoisonOutputs();
+  void MultiplyQueries(float factor);
   // Lengths of the same step with other sequences or none beside; none may grow.
   void SetNumTokens(const std::vector<int32_t>& num_tokens);
 

@@ -127,7 +127,7 @@ TEST_P(DecodeTest, PageEdgesAndUnusedTokens) {
 TEST_P(DecodeTest, RaggedRowsSplitOverManyRanges) {
   const DecodeLoad load = RaggedLoad(GetParam().shape, {5000, 40, 2049, 700}, 3);
   for (bool simple : {true, false}) {
-    for (int num_ranges : {132, 7, 1}) {
+    for (int num_ranges : {4 * 132, 132, 7, 1}) {
       Check(DecodeCase(GetParam().shape, load, {}, SplitMode::kEqualRanges, num_ranges, true, 4),
             simple);
     }
@@ -148,6 +148,16 @@ TEST_P(DecodeTest, OneLongRowAmongShortOnes) {
   Check(DecodeCase(GetParam().shape, load, {}, SplitMode::kEqualRanges, 132, true, 7), false);
 }
 
+// Logits of thousands, of both signs: hardly a weight but 0 and 1.
+TEST_P(DecodeTest, HugeLogits) {
+  const DecodeLoad load = RaggedLoad(GetParam().shape, {1100, 40, 700}, 12);
+  for (bool simple : {true, false}) {
+    DecodeCase c(GetParam().shape, load, {}, SplitMode::kEqualRanges, 132, true, 13);
+    c.MultiplyQueries(1000);
+    Check(c, simple);
+  }
+}
+
 // The same bits from every replay, and in batch-invariant mode whatever stands beside a sequence.
 TEST_P(DecodeTest, Deterministic) {
   const DecodeLoad load = RaggedLoad(GetParam().shape, {3000, 40, 0, 2049, 700, 16}, 8);
@@ -156,7 +166,7 @@ TEST_P(DecodeTest, Deterministic) {
     c.Plan(nullptr);
     c.Attend(0, false, nullptr);
     const auto first = c.Output();
-    for (int i = 0; i < 50; ++i) {
+    for (int i = 0; i < 100; ++i) {
       c.PoisonOutputs();
       c.Plan(nullptr);
       c.Attend(0, false, nullptr);
