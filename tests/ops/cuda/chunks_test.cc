@@ -230,6 +230,7 @@ TEST_P(GateChunksTest, HoldsWhatSelectionOutOfPlaceHolds) {
   // The same tokens uncompressed.
   const DecodeCase c = MakeCase(std::vector<int32_t>(size_t{1} * shape_.num_rows(), 0), 1 << 20);
   scores_ = DeviceArray<float>(c.num_virtual_pages() * kPageTokens);
+  scores_.FillBytes(0xff);
   kept_.count = 0;
   Append(c, 0, kTokens, false);
   const Held all = Read(c, scores_.Download(), [](int) { return kTokens; });

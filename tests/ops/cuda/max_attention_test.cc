@@ -34,10 +34,10 @@ class MaxAttentionTest : public testing::TestWithParam<Variant> {
   int tokens() const { return GetParam().tokens; }
   int Width() const { return (shape().q_heads + 2 * shape().kv_heads) * shape().head_dim; }
 
-  // Rows of several lengths, the step's tokens their last.
+  // Rows of several lengths, the last of them the step's tokens, which stand behind a boundary.
   DecodeLoad Load() const {
-    DecodeLoad load{{40, 400 + tokens()}, std::vector<int32_t>(shape().num_rows(), 0), 256};
-    for (int k = 1; k <= (400 + tokens()) / 256; ++k) {
+    DecodeLoad load{{40, 512 + tokens()}, std::vector<int32_t>(shape().num_rows(), 0), 256};
+    for (int k = 1; k <= (512 + tokens()) / 256; ++k) {
       for (int row = 0; row < shape().num_rows(); ++row) load.retained.push_back(192 + 16 * row);
     }
     return load;
