@@ -83,6 +83,14 @@ Status Finish(Options& options, EngineConfig& config, const std::string& level) 
 
 }  // namespace
 
+void DeclareCompressionSizes(Options& options, CompressionConfig& c) {
+  options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
+  options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
+  options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
+  options.Add("compression-floor-min", &c.floor,
+              "shortest length that is left; 0: sinks and window, rounded up to a page");
+}
+
 void DeclareCompressionOptions(Options& options, EngineConfig& config) {
   CompressionConfig& c = config.compression;
   options.Group("KV cache compression");
@@ -92,27 +100,22 @@ void DeclareCompressionOptions(Options& options, EngineConfig& config) {
   options.Add("compression-profile", &config.compression_profile,
               "of `tangram calibrate`, or a published .npz; empty: MODEL.profile.safetensors, the "
               "user's cache, or made at start-up");
-  options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
-  options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
-  options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
-  options.Add("compression-floor-min", &c.floor,
-              "shortest length that is left; 0: sinks and window, rounded up to a page");
+  DeclareCompressionSizes(options, c);
   std::vector<std::pair<std::string, Scorer>> scorers;
   for (const Scorer scorer : AllScorers()) scorers.emplace_back(ScorerName(scorer), scorer);
   options.AddWords<Scorer>("compression-scorer", &c.scorer, std::move(scorers),
                            "what says which tokens stay");
   // The reference's *_cluster and *_head differ in whether heads of a group share a length: here
   // that is --page-group-size.
+  std::vector<std::pair<std::string, BudgetLevel>> levels;
+  for (const BudgetLevel l : AllLevels()) levels.emplace_back(LevelName(l), l);
+  levels.insert(levels.end(), {{"perlayer_cluster", BudgetLevel::kPerLayer},
+                               {"perlayer_head", BudgetLevel::kPerLayer},
+                               {"crosslayer_cluster", BudgetLevel::kCrossLayer},
+                               {"crosslayer_head", BudgetLevel::kCrossLayer}});
   const auto level = std::make_shared<std::string>();
   Options::Option& option = options.AddWords<BudgetLevel>(
-      "compression-level", &c.level,
-      {{"uniform", BudgetLevel::kUniform},
-       {"per-layer", BudgetLevel::kPerLayer},
-       {"cross-layer", BudgetLevel::kCrossLayer},
-       {"perlayer_cluster", BudgetLevel::kPerLayer},
-       {"perlayer_head", BudgetLevel::kPerLayer},
-       {"crosslayer_cluster", BudgetLevel::kCrossLayer},
-       {"crosslayer_head", BudgetLevel::kCrossLayer}},
+      "compression-level", &c.level, std::move(levels),
       "among which heads the kept tokens are shared out; not given: as the scorer does best");
   option.set = [set = option.set, level](const Options::Values& given) {
     *level = given.back();

@@ -10,4 +10,7 @@ namespace tangram {
 // scorer's own, a ratio is in whole hundredths.
 void DeclareCompressionOptions(Options& options, EngineConfig& config);
 
+// Of these, the ones that say what is compressed when: chunk, window, sinks and floor.
+void DeclareCompressionSizes(Options& options, CompressionConfig& config);
+
 }  // namespace tangram

@@ -10,6 +10,7 @@
 #include "base/numbers.h"
 #include "bench/progress.h"
 #include "command.h"
+#include "compression_options.h"
 #include "engine/profile.h"
 #include "eval/bundled_text.h"
 #include "eval/conversations_file.h"
@@ -37,6 +38,15 @@ tl::unexpected<Error> Invalid(std::string message, std::string param) {
   return MakeError(ErrorKind::kInvalidArgument, std::move(message), std::move(param));
 }
 
+template <class T>
+std::string Names(std::span<const T> all, std::string_view (*name)(T)) {
+  Strings names;
+  for (const T value : all) names.emplace_back(name(value));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+std::string ScorerNames() { return Names(AllScorers(), ScorerName); }
+std::string LevelNames() { return Names(AllLevels(), LevelName); }
+
 void DeclareTests(Options& options, EvalConfig& config) {
   TaskConfig& t = config.task;
   options.Group("Tests");
@@ -57,20 +67,16 @@ void DeclareTests(Options& options, EvalConfig& config) {
 
 void DeclareSettings(Options& options, EvalConfig& config) {
   EngineConfig& e = config.run.engine;
-  CompressionConfig& c = e.compression;
   options.Group("Settings");
   options.Add("ratios", &config.ratios, "shares of the KV cache that are kept").Commas();
-  options.Add("scorers", &config.scorers, "what says which tokens stay; empty: the default")
+  options
+      .Add("scorers", &config.scorers,
+           "what says which tokens stay, of " + ScorerNames() + "; empty: the default")
       .Commas();
-  options.Add("levels", &config.levels, "uniform, per-layer, cross-layer; empty: the scorer's")
-      .Commas();
+  options.Add("levels", &config.levels, LevelNames() + "; empty: the scorer's").Commas();
   options.Add("compression-profile", &e.compression_profile,
               "what `tangram calibrate` wrote; empty: MODEL.profile.safetensors");
-  options.Add("compression-chunk-size", &c.chunk, "tokens between compressions");
-  options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
-  options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
-  options.Add("compression-floor-min", &c.floor,
-              "shortest length that is left; 0: sinks and window, rounded up to a page");
+  DeclareCompressionSizes(options, e.compression);
   options.Add("block-size", &e.page_size, "tokens of a page").Alias("--page-size");
   options.Add("page-group-size", &e.page_group_size,
               "KV heads that share a page table; 0: 4, or the largest that divides below");
@@ -100,15 +106,6 @@ void Declare(Options& options, EvalConfig& config) {
   options.Add("merge", &config.merge, "files of --json to report on instead of running").Commas();
 }
 
-Result<BudgetLevel> ParseLevel(const std::string& name) {
-  for (const auto level :
-       {BudgetLevel::kUniform, BudgetLevel::kPerLayer, BudgetLevel::kCrossLayer}) {
-    if (LevelName(level) == name) return level;
-  }
-  return Invalid(fmt::format("--levels {}: there are uniform, per-layer, cross-layer", name),
-                 "levels");
-}
-
 // All combinations, by ratio, then scorer, then level.
 Result<std::vector<CompressionConfig>> Settings(const EvalConfig& config) {
   const CompressionConfig& defaults = config.run.engine.compression;
@@ -125,12 +122,18 @@ Result<std::vector<CompressionConfig>> Settings(const EvalConfig& config) {
       CompressionConfig setting = defaults;
       setting.ratio = static_cast<float>(*value);
       const auto scorer = ParseScorer(name);
-      if (!scorer) return Invalid(fmt::format("--scorers {}: no such scorer", name), "scorers");
+      if (!scorer) {
+        return Invalid(fmt::format("--scorers {}: there are {}", name, ScorerNames()), "scorers");
+      }
       setting.scorer = *scorer;
       setting.level = DefaultLevel(*scorer);
       if (levels.empty()) settings.push_back(setting);
-      for (const std::string& level : levels) {
-        TANGRAM_ASSIGN_OR_RETURN(setting.level, ParseLevel(level));
+      for (const std::string& word : levels) {
+        const auto level = ParseLevel(word);
+        if (!level) {
+          return Invalid(fmt::format("--levels {}: there are {}", word, LevelNames()), "levels");
+        }
+        setting.level = *level;
         settings.push_back(setting);
       }
     }

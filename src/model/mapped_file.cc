@@ -25,7 +25,10 @@ Result<Buffer> MapFile(const std::string& path) {
   close(fd);
   if (!known) return fail("not a regular file");
   if (bytes == 0) return fail("the file is empty", ErrorKind::kUnsupported);
-  if (data == MAP_FAILED) return fail(std::strerror(map_error));
+  if (data == MAP_FAILED) {
+    return fail(std::strerror(map_error),
+                map_error == ENOMEM ? ErrorKind::kOutOfMemory : ErrorKind::kLoad);
+  }
   madvise(data, bytes, MADV_WILLNEED);  // a hint: read ahead while the headers are parsed
   return Buffer(std::shared_ptr<void>(data, [bytes](void* p) { munmap(p, bytes); }), bytes);
 }

@@ -5,12 +5,18 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <utility>
+#include <iterator>
 
 namespace tangram {
 namespace {
 
-constexpr std::pair<Scorer, std::string_view> kScorerNames[] = {
+template <class T>
+struct Named {
+  T value;
+  std::string_view name;
+};
+
+constexpr Named<Scorer> kScorers[] = {
     {Scorer::kGate, "gate"},
     {Scorer::kReconstruction, "reconstruction"},
     {Scorer::kFastKvzip, "fastkvzip"},
@@ -20,6 +26,30 @@ constexpr std::pair<Scorer, std::string_view> kScorerNames[] = {
     {Scorer::kTova, "tova"},
     {Scorer::kStreamingLlm, "streamingllm"},
 };
+constexpr Named<BudgetLevel> kLevels[] = {
+    {BudgetLevel::kUniform, "uniform"},
+    {BudgetLevel::kPerLayer, "per-layer"},
+    {BudgetLevel::kCrossLayer, "cross-layer"},
+};
+
+template <class T, size_t kCount>
+std::string_view NameOf(T value, const Named<T> (&all)[kCount]) {
+  const auto it = std::ranges::find(all, value, &Named<T>::value);
+  return it != std::end(all) ? it->name : "?";
+}
+
+template <class T, size_t kCount>
+std::optional<T> Parse(std::string_view name, const Named<T> (&all)[kCount]) {
+  const auto it = std::ranges::find(all, name, &Named<T>::name);
+  return it != std::end(all) ? std::optional(it->value) : std::nullopt;
+}
+
+template <class T, size_t kCount>
+constexpr std::array<T, kCount> Values(const Named<T> (&all)[kCount]) {
+  std::array<T, kCount> values{};
+  for (size_t i = 0; i < kCount; ++i) values[i] = all[i].value;
+  return values;
+}
 
 tl::unexpected<Error> Invalid(std::string message, std::string param) {
   return MakeError(ErrorKind::kInvalidArgument, std::move(message), std::move(param));
@@ -27,39 +57,18 @@ tl::unexpected<Error> Invalid(std::string message, std::string param) {
 
 }  // namespace
 
-std::string_view ScorerName(Scorer scorer) {
-  for (const auto& [value, name] : kScorerNames) {
-    if (value == scorer) return name;
-  }
-  return "?";
-}
-
-std::optional<Scorer> ParseScorer(std::string_view name) {
-  for (const auto& [value, known] : kScorerNames) {
-    if (known == name) return value;
-  }
-  return std::nullopt;
-}
-
+std::string_view ScorerName(Scorer scorer) { return NameOf(scorer, kScorers); }
+std::optional<Scorer> ParseScorer(std::string_view name) { return Parse(name, kScorers); }
 std::span<const Scorer> AllScorers() {
-  static constexpr auto kAll = [] {
-    std::array<Scorer, std::size(kScorerNames)> all{};
-    for (size_t i = 0; i < all.size(); ++i) all[i] = kScorerNames[i].first;
-    return all;
-  }();
+  static constexpr auto kAll = Values(kScorers);
   return kAll;
 }
 
-std::string_view LevelName(BudgetLevel level) {
-  switch (level) {
-    case BudgetLevel::kUniform:
-      return "uniform";
-    case BudgetLevel::kPerLayer:
-      return "per-layer";
-    case BudgetLevel::kCrossLayer:
-      return "cross-layer";
-  }
-  return "?";
+std::string_view LevelName(BudgetLevel level) { return NameOf(level, kLevels); }
+std::optional<BudgetLevel> ParseLevel(std::string_view name) { return Parse(name, kLevels); }
+std::span<const BudgetLevel> AllLevels() {
+  static constexpr auto kAll = Values(kLevels);
+  return kAll;
 }
 
 Status CheckCompression(const CompressionConfig& c, int page_size) {

@@ -56,6 +56,8 @@ struct ExpectedAttentionConfig {
 
 // uniform, per-layer, cross-layer.
 std::string_view LevelName(BudgetLevel level);
+std::optional<BudgetLevel> ParseLevel(std::string_view name);
+std::span<const BudgetLevel> AllLevels();
 
 // The level of the scorer, unless --compression-level says another. expected_attention, snapkv and
 // tova score by the queries of one layer: what they give in two layers is not comparable. To

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -48,7 +49,7 @@ struct Request {
   uint64_t cache_salt = 0;         // prefixes are shared only among equal salts
   float compression_ratio = 1.0f;  // the share of the KV cache that is kept, meant to 0.01
 
-  int compression_percent() const { return static_cast<int>(compression_ratio * 100 + 0.5f); }
+  int compression_percent() const { return static_cast<int>(std::lround(compression_ratio * 100)); }
 };
 
 enum class FinishReason { kStop, kLength, kAbort, kError };

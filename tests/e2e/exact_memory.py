@@ -65,11 +65,12 @@ def poll(server, samples, stop):
 
 
 def measure(level, size, context):
-    """Decodes to `context` tokens and checks the pages in use after every step that was seen."""
+    """Decodes to `context` tokens, the longest that are served, and checks the pages in use after every step that was seen."""
     rows = LAYERS * KV_HEADS // size
     samples, stop = set(), threading.Event()
     with ServerProcess("--compression-ratio", str(PERCENT / 100), "--compression-profile", str(PROFILE),
-                       "--compression-level", level, "--page-group-size", str(size)) as server:
+                       "--compression-level", level, "--page-group-size", str(size),
+                       "--max-model-len", str(context)) as server:
         watcher = threading.Thread(target=poll, args=(server, samples, stop))
         watcher.start()
         try:

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
+import resource
 import subprocess
 
+import httpx
 import pytest
 
-from server_process import BINARY, MODEL, NAME
+from server_process import BINARY, MODEL, NAME, ServerProcess
 
 
-def run(*arguments, stdin="", environment=None, timeout=120):
+def run(*arguments, stdin="", environment=None, timeout=120, **options):
     return subprocess.run([BINARY, *map(str, arguments)], input=stdin, capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, **(environment or {})})
+                          timeout=timeout, env={**os.environ, **(environment or {})}, **options)
 
 
 @pytest.mark.parametrize("arguments, code, words", [
@@ -45,6 +48,27 @@ def test_mistakes_have_exit_codes_and_say_what_to_do(arguments, code, words):
     done = run(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("megabytes, words", [
+    (80, "Q4_1.gguf: Cannot allocate memory"), (200, "not enough memory to load the weights"),
+    (1000, "choose a smaller --kv-cache-memory-bytes")])
+def test_too_little_memory_has_exit_code_4(megabytes, words):
+    """Mapping the file, the weights, the pages: each says what did not fit."""
+    limit = megabytes * 2**20
+    done = run("generate", MODEL, "-p", "Hello", "--kv-cache-memory-bytes", "2G", "--num-threads", "1",
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    assert done.returncode == 4, done.stderr
+    assert words in done.stderr and done.stderr.count("error:") == 1
+
+
+def test_the_longest_length_that_fits_is_named_and_fits():
+    pool = ("--kv-cache-memory-bytes", "30M")
+    done = run("serve", MODEL, "--port", "0", *pool)
+    assert done.returncode == 4, done.stderr
+    longest = re.search(r"Set --max-model-len (\d+) or less", done.stderr).group(1)
+    with ServerProcess("--max-model-len", longest, *pool) as server:
+        assert httpx.get(server.url + "/v1/models").json()["data"][0]["max_model_len"] == int(longest)
 
 
 @pytest.mark.parametrize("name", ["attention", "gemm", "compress"])
