@@ -5,14 +5,13 @@
 namespace tangram::ops::cuda {
 namespace {
 
-constexpr int kWarps = 8;
 constexpr int kInFlight = 5;  // partials of a warp on their way at a time
 
-// One block a query head of a split entry; each warp takes every eighth partial, a lane four
-// dimensions (and those 128 further on). Latency is all there is to it: two loads one after the
-// other, the split and its partials, all of them at once.
-template <int kVectors>
-__global__ void __launch_bounds__(kWarps * 32, 4)
+// One block a query head of a split entry; each of its warps takes every kWarps-th partial, a lane
+// four dimensions (and those 128 further on). Latency is all there is to it: two loads one after
+// the other, the split and its partials, all of them at once.
+template <int kVectors, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32, 32 / kWarps)
     DecodeCombineKernel(DecodeAttentionParams p, int slot_step) {
   __shared__ float shared_out[kWarps][kVectors * 128];
   __shared__ float2 shared_max_sum[kWarps];
@@ -89,14 +88,20 @@ __global__ void __launch_bounds__(kWarps * 32, 4)
 
 }  // namespace
 
+// Launched while the last blocks of the attention still run; waits for them on the device. Where
+// there are entries enough, few partials are an entry's: blocks of two warps then fit on the
+// multiprocessors that are done first, so that none has still to start when the last is done.
 void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream) {
   const int group = params.num_q_heads / params.num_kv_heads;
-  const int slot_step = params.plan.mode == SplitMode::kEqualRanges ? 2 : 1;
-  // Launched while the last blocks of the attention still run; waits for them on the device.
-  const auto launch = [&](auto kernel) {
-    LaunchChained(kernel, params.plan.num_ranges * group, kWarps * 32, stream, params, slot_step);
+  const bool invariant = params.plan.mode == SplitMode::kBatchInvariant;
+  const auto launch = [&](auto kernel, int warps) {
+    LaunchChained(kernel, params.plan.num_ranges * group, warps * 32, stream, params,
+                  invariant ? 1 : 2);
   };
-  params.kv.head_dim <= 128 ? launch(DecodeCombineKernel<1>) : launch(DecodeCombineKernel<2>);
+  // (The order of sums hangs on the number of warps, so in batch-invariant mode that is fixed.)
+  const bool many = !invariant && 2 * params.plan.num_entries >= params.plan.num_ranges;
+  if (params.kv.head_dim > 128) return launch(DecodeCombineKernel<2, 8>, 8);
+  many ? launch(DecodeCombineKernel<1, 2>, 2) : launch(DecodeCombineKernel<1, 8>, 8);
 }
 
 }  // namespace tangram::ops::cuda
