@@ -11,13 +11,14 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kPerLane = 8;
+constexpr int kInFlight = 4;  // keys that a lane group has on their way
 
 // A cluster of kSlices blocks a head, kDim/8 lanes a token. The first pass adds up the row's unit
 // keys, each lane group its own tokens in order, then the groups and the blocks in order, so that
 // the sum depends on the row alone; the second reads the candidates' keys again, from L2 for the
 // most part.
 template <class Kv, int kDim, int kSlices>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     ScoreKeyDiffKernel(const __grid_constant__ CompressParams p) {
   constexpr int kLanes = kDim / kPerLane, kGroups = kThreads / kLanes;
   __shared__ float sums[kGroups][kDim];
@@ -37,23 +38,31 @@ __global__ void __launch_bounds__(kThreads)
     for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
     return x;
   };
-  // All lanes of a warp go round equally often, for the shuffles; past the end they add nothing.
+  // Calls use(index, key) for the lane group's share of the tokens from `begin` to `end`, loads of
+  // several ahead of their use. All lanes of a warp go round equally often, for the shuffles, and
+  // past the end too.
   constexpr int kTogether = kGroups * kSlices;  // tokens
-  auto rounds = [](int tokens) { return (tokens + kTogether - 1) / kTogether; };
+  auto for_each_key = [&](int begin, int end, auto use) {
+    for (int at = begin; at < end; at += kInFlight * kTogether) {
+      const int index = at + slice * kGroups + group;
+      float key[kInFlight][kPerLane];
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j) load(min(index + j * kTogether, end - 1), key[j]);
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j) use(index + j * kTogether, key[j]);
+    }
+  };
 
   float sum[kPerLane] = {};
-#pragma unroll 4
-  for (int round = 0; round < rounds(row.old_length); ++round) {
-    const int index = round * kTogether + slice * kGroups + group;
-    float key[kPerLane], squares = 0;
-    load(min(index, row.old_length - 1), key);
+  for_each_key(0, row.old_length, [&](int index, const float(&key)[kPerLane]) {
+    float squares = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) squares += key[i] * key[i];
     squares = sum_lanes(squares);
     const float scale = index < row.old_length ? rsqrtf(fmaxf(squares, 1e-24f)) : 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) sum[i] += key[i] * scale;
-  }
+  });
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) sums[group][first + i] = sum[i];
   __syncthreads();
@@ -76,11 +85,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kPerLane; ++i)
     direction[i] = mean[first + i], squares += direction[i] * direction[i];
   const float mean_scale = rsqrtf(fmaxf(sum_lanes(squares), 1e-24f));
-#pragma unroll 4
-  for (int round = 0; round < rounds(row.candidates); ++round) {
-    const int index = row.first + round * kTogether + slice * kGroups + group;
-    float key[kPerLane], dot = 0, key_squares = 0;
-    load(min(index, row.old_length - 1), key);
+  const int end = row.first + row.candidates;
+  for_each_key(row.first, end, [&](int index, const float(&key)[kPerLane]) {
+    float dot = 0, key_squares = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       dot += key[i] * direction[i];
@@ -88,11 +95,11 @@ __global__ void __launch_bounds__(kThreads)
     }
     dot = sum_lanes(dot);
     key_squares = sum_lanes(key_squares);
-    if (index < row.first + row.candidates && threadIdx.x % kLanes == 0) {
+    if (index < end && threadIdx.x % kLanes == 0) {
       p.scores[row.VirtualPage(index) * kPageTokens + index % kPageTokens] =
           -dot * mean_scale * rsqrtf(fmaxf(key_squares, 1e-24f));
     }
-  }
+  });
   if constexpr (kSlices > 1) WaitForCluster();
 }
 
