@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
@@ -129,6 +131,12 @@ class Conversation {
   json messages_;
 };
 
+// A slash and one word: hardly a question.
+bool IsCommand(const std::string& line) {
+  return line.size() > 1 && line[0] == '/' &&
+         std::all_of(line.begin() + 1, line.end(), [](unsigned char c) { return std::isalpha(c); });
+}
+
 // The given questions, then lines from the terminal or a pipe, until the end or /exit.
 int Talk(Conversation& conversation, const ChatConfig& config) {
   const bool terminal = isatty(STDIN_FILENO) != 0;
@@ -148,6 +156,10 @@ int Talk(Conversation& conversation, const ChatConfig& config) {
     if (line == "/exit" || line == "/quit") break;
     if (line == "/clear") {
       conversation.Clear();
+      continue;
+    }
+    if (IsCommand(line)) {
+      fmt::print("There is no {}: /clear begins anew, /exit ends.\n", line);
       continue;
     }
     if (auto status = conversation.Ask(line); !status) {
@@ -187,7 +199,12 @@ int RunChat(Args args) {
     fmt::print("The first question brings {} ({} bytes) along.\n", config.document, text->size());
     conversation.Bring(std::move(*text));
   }
-  if (auto status = conversation.Connect(); !status) return Fail(status.error());
+  if (auto status = conversation.Connect(); !status) {
+    Error error = status.error();
+    if (error.kind == ErrorKind::kUnavailable)
+      error.message += "; is `tangram serve MODEL` running?";
+    return Fail(error);
+  }
   std::signal(SIGINT, [](int) { interrupted = 1; });
   fmt::print("{} at {}  (/clear, /exit)\n", conversation.model(), config.url);
   return Talk(conversation, config);

@@ -119,6 +119,10 @@ int RunGenerate(Args args) {
   if (engine_config.model_path.empty() || config.prompt.empty()) {
     return Fail({ErrorKind::kInvalidArgument, "needed: tangram generate MODEL -p PROMPT", ""});
   }
+  if (config.max_tokens < 1 || !(config.temperature >= 0)) {
+    return Fail({ErrorKind::kInvalidArgument,
+                 "--max-tokens must be at least 1, and --temperature not negative", ""});
+  }
   SetLogLevel(LogLevel::kWarning);  // stdout is for the answer
   const auto text = LoadTextModel(engine_config.model_path, text_config);
   if (!text) return Fail(text.error());

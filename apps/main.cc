@@ -30,7 +30,9 @@ void PrintUsage(std::FILE* to) {
   for (const Command& command : kCommands) {
     fmt::print(to, "  {:<10} {}\n", command.name, command.about);
   }
-  fmt::print(to, "\ntangram COMMAND --help shows the flags of a command.\n");
+  fmt::print(
+      to,
+      "\ntangram COMMAND --help shows the flags of a command, tangram --version the version.\n");
 }
 
 }  // namespace
@@ -45,6 +47,10 @@ int main(int argc, char** argv) {
       fmt::print(stderr, "error: not enough memory\n");
       return tangram::kExitMemory;
     }
+  }
+  if (name == "--version" || name == "version") {
+    fmt::print("tangram {}\n", TANGRAM_VERSION);
+    return tangram::kExitOk;
   }
   const bool help = name == "--help" || name == "-h" || name == "help";
   if (!help && !name.empty()) fmt::print(stderr, "error: unknown command '{}'\n", name);

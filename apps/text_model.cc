@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "gguf_tokenizer.h"
+#include "model/config.h"
 #include "model/gguf.h"
 
 namespace tangram {
@@ -59,6 +60,9 @@ Result<TextModel> LoadTextModel(const std::string& model_path, const TextConfig&
     TANGRAM_ASSIGN_OR_RETURN(made.chat_template,
                              Optional(ChatTemplate::FromGguf(metadata, source)));
     return made;
+  }
+  if (config.tokenizer.empty()) {  // what is no model at all is not to be told by its tokenizer
+    if (auto known = ReadModelConfig(path); !known) return tl::unexpected(known.error());
   }
   TANGRAM_ASSIGN_OR_RETURN(made.tokenizer, Tokenizer::FromFolder(path));
   TANGRAM_ASSIGN_OR_RETURN(made.chat_template, Optional(ChatTemplate::FromFolder(path, source)));

@@ -132,9 +132,9 @@ Result<std::string> OpenAiClient::FirstModel() {
   return Text(data[0], "id");
 }
 
-Status OpenAiClient::WaitUntilReady(double seconds, const std::function<void()>& on_wait) {
+Status OpenAiClient::WaitUntilReady(double seconds) {
   const double end = SteadySeconds() + seconds;
-  while (true) {
+  for (bool told = false;; told = true) {
     const auto reply = http_.Get("/health");
     if (reply && reply->status == 200) return {};
     if (SteadySeconds() >= end) {
@@ -143,7 +143,10 @@ Status OpenAiClient::WaitUntilReady(double seconds, const std::function<void()>&
                                            ErrorMessage(reply->body)))
                    : Status(tl::unexpected(reply.error()));
     }
-    if (on_wait) on_wait();
+    if (!told) {
+      fmt::print(stderr, "Waiting for the server, {} s at most: {}\n", seconds,
+                 reply ? fmt::format("/health: HTTP {}", reply->status) : reply.error().message);
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
 }

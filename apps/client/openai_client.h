@@ -46,8 +46,8 @@ class OpenAiClient {
   // The first model of /v1/models.
   Result<std::string> FirstModel();
 
-  // Waits until /health answers 200, at most `seconds`. `on_wait` is called each time it does not.
-  Status WaitUntilReady(double seconds, const std::function<void()>& on_wait = {});
+  // Waits until /health answers 200, at most `seconds`; says so on stderr if it has to wait.
+  Status WaitUntilReady(double seconds);
 
   HttpClient& http() { return http_; }
 

@@ -324,6 +324,16 @@ Status Options::ParseArgs(std::vector<std::string> args) {
   for (std::string& arg : args) Guard(arg);
   try {
     app.parse(args);
+  } catch (const CLI::ArgumentMismatch& error) {
+    for (const auto& [option, given] : bound) {
+      if (!option->positional || given->results().size() < 2) continue;
+      return MakeError(
+          ErrorKind::kInvalidArgument,
+          fmt::format("unexpected argument '{}': --{} is '{}' already",
+                      Unguarded(given->results()[1]), option->name, Unguarded(given->results()[0])),
+          "--" + option->name);
+    }
+    return MakeError(ErrorKind::kInvalidArgument, error.what());
   } catch (const CLI::Error& error) {
     return MakeError(ErrorKind::kInvalidArgument, error.what());
   }
@@ -437,7 +447,9 @@ std::string Options::Help() const {
     if (option->group != group) help += fmt::format("\n{}\n", group = option->group);
     std::string flag = option->kind == Kind::kFlag ? "--[no-]" + option->name : "--" + option->name;
     for (const auto& alias : option->aliases) flag += ", " + alias.first;
-    help += fmt::format("  {:<34} {}", flag, option->help);
+    constexpr int kColumn = 34;  // of flags; a longer one has its line
+    if (flag.size() > kColumn) flag += fmt::format("\n{:{}}", "", kColumn + 2);
+    help += fmt::format("  {:<{}} {}", flag, kColumn, option->help);
     if (!option->choices.empty()) {
       help += fmt::format(" ({})", fmt::join(option->choices, "|"));
     }

@@ -15,8 +15,22 @@ namespace {
 tl::unexpected<Error> NoSuchModel(const std::string& path) {
   return MakeError(ErrorKind::kLoad,
                    fmt::format("{}: no such file or folder; give a GGUF file or a folder with "
-                               "config.json and safetensors",
+                               "config.json and safetensors (models are not downloaded)",
                                path));
+}
+
+// A folder has config.json; where files of llama.cpp lie, one of them is meant.
+Status CheckFolder(const std::string& folder) {
+  std::error_code ignored;
+  if (std::filesystem::exists(std::filesystem::path(folder) / "config.json", ignored)) return {};
+  std::string gguf;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() == ".gguf") gguf = entry.path();
+  }
+  return MakeError(ErrorKind::kLoad,
+                   gguf.empty() ? fmt::format("{}: no config.json in this folder", folder)
+                                : fmt::format("{}: no config.json in this folder; did you mean {}?",
+                                              folder, gguf));
 }
 
 Result<std::unique_ptr<Model>> Build(ModelConfig config, const TensorNaming& naming,
@@ -31,6 +45,7 @@ Result<std::unique_ptr<Model>> Build(ModelConfig config, const TensorNaming& nam
 
 Result<std::unique_ptr<Model>> LoadHf(const std::string& folder, const LoadOptions& options,
                                       ops::Backend& backend) {
+  TANGRAM_RETURN_IF_ERROR(CheckFolder(folder));
   TANGRAM_ASSIGN_OR_RETURN(ModelConfig config, ReadHfConfig(folder));
   if (options.dummy_weights) {
     DummyWeights dummy(options.seed);
@@ -62,7 +77,10 @@ Result<std::unique_ptr<Model>> LoadGguf(const std::string& path, const LoadOptio
 
 Result<ModelConfig> ReadModelConfig(const std::string& path) {
   std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) return ReadHfConfig(path);
+  if (std::filesystem::is_directory(path, ignored)) {
+    TANGRAM_RETURN_IF_ERROR(CheckFolder(path));
+    return ReadHfConfig(path);
+  }
   if (!std::filesystem::exists(path, ignored)) return NoSuchModel(path);
   TANGRAM_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
   return ReadGgufConfig(file, path);

@@ -17,7 +17,9 @@ constexpr size_t kMaxIdLength = 128;
 
 Status CheckModel(const std::string& name, const ServedModel& model) {
   if (name.empty() || std::ranges::find(model.names, name) != model.names.end()) return {};
-  return MakeError(ErrorKind::kNotFound, fmt::format("The model `{}` does not exist.", name),
+  return MakeError(ErrorKind::kNotFound,
+                   fmt::format("The model `{}` does not exist; this server has `{}`.", name,
+                               model.names.front()),
                    "model");
 }
 

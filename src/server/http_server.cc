@@ -49,7 +49,7 @@ class HttpServer::Impl {
     if (acceptors_.empty()) {
       return MakeError(
           ErrorKind::kInvalidArgument,
-          fmt::format("cannot listen on {}: {}",
+          fmt::format("cannot listen on {}: {}; --port names another, 0 any free one",
                       JoinHostPort(shared_->config.host, shared_->config.port), last.message()),
           "--port");
     }

@@ -32,6 +32,14 @@ def run(*arguments, stdin="", environment=None, timeout=120, **options):
     (["serve", MODEL, "--max-model-len", "1M"], 2, "positions that the model knows"),
     (["serve", MODEL, "--port", "0", "--kv-cache-memory-bytes", "10k"], 4, "--max-model-len"),
     (["serve", "/nonexistent", "--port", "0"], 5, "no such file"),
+    (["serve", os.path.dirname(MODEL), "--port", "0"], 5, "did you mean " + MODEL),
+    (["generate", "owner/model", "-p", "Hello"], 5, "models are not downloaded"),
+    (["generate", __file__, "-p", "Hello"], 3, "not a GGUF file"),
+    (["generate", MODEL, "Hello"], 2, "unexpected argument 'Hello'"),
+    (["generate", MODEL, "-p", "Hello", "-n", "0"], 2, "--max-tokens must be at least 1"),
+    (["bench", "serve", "http://127.0.0.1:1", "--tokenizer", MODEL, "--num-prompts", "1",
+      "--ready-check-timeout-sec", "1"], 1,
+     "Waiting for the server, 1 s at most"),
     (["bench", "serve"], 2, "--tokenizer is needed"),
     (["chat", "https://example.org"], 2, "only http"),
     (["chat", "http://127.0.0.1:1", "--document", "/nonexistent"], 2, "no text in it"),
@@ -42,7 +50,7 @@ def run(*arguments, stdin="", environment=None, timeout=120, **options):
     (["calibrate", MODEL, "--compression-chunk-size", "100"], 2, "multiple of the page"),
     (["inspect"], 2, "name a model or a profile"),
     (["inspect", "/nonexistent"], 5, "/nonexistent"),
-    (["chat", "http://127.0.0.1:1"], 1, "127.0.0.1:1"),
+    (["chat", "http://127.0.0.1:1"], 1, "is `tangram serve MODEL` running?"),
 ])
 def test_mistakes_have_exit_codes_and_say_what_to_do(arguments, code, words):
     done = run(*arguments)
@@ -86,6 +94,11 @@ def test_a_config_that_is_not_served_is_refused(tmp_path):
     assert "Mamba" in done.stderr
 
 
+def test_version():
+    done = run("--version")
+    assert done.returncode == 0 and re.fullmatch(r"tangram \d+\.\d+\.\d+\n", done.stdout)
+
+
 @pytest.mark.parametrize("command", [["serve"], ["chat"], ["generate"], ["calibrate"], ["inspect"], ["bench", "serve"],
                                      ["bench", "multi-turn"], ["bench", "throughput"],
                                      ["bench", "latency"], ["eval"]])
@@ -122,7 +135,13 @@ def test_chat_holds_two_turns(server):
 def test_chat_fails_with_the_servers_words(server):
     done = run("chat", server.url, "--model", "nobody", stdin="Hello\n")
     assert done.returncode == 1
-    assert "nobody" in done.stderr
+    assert f"The model `nobody` does not exist; this server has `{NAME}`" in done.stderr
+
+
+def test_chat_takes_a_slash_and_a_word_for_a_command(server):
+    done = run("chat", server.url, stdin="/help\n")
+    assert done.returncode == 0
+    assert "There is no /help: /clear" in done.stdout and "prompt tokens" not in done.stdout
 
 
 def test_generate_is_greedy_and_repeats(server, client):
