@@ -89,12 +89,13 @@ TEST(OpenAiClient, StreamsTextAndUsage) {
 
 TEST(OpenAiClient, StampsChunksWhenTheyCome) {
   const std::string frame = Chunk("data: {\"choices\":[{\"text\":\"x\"}]}\n\n");
-  FakeServer server({{{kStreamHead, frame, frame, frame, "0\r\n\r\n"}}});  // 2 ms between pieces
+  FakeServer server({{{kStreamHead, frame, frame, frame, "0\r\n\r\n"}}});  // 20 ms between pieces
   OpenAiClient client = ClientOf(server);
   const auto answer = client.Stream("/v1/completions", nlohmann::json::object());
   ASSERT_TRUE(answer) << answer.error().message;
   ASSERT_EQ(answer->num_chunks, 3);
-  EXPECT_GE(answer->last_chunk_seconds - answer->first_chunk_seconds, 0.003);
+  EXPECT_GE(answer->last_chunk_seconds - answer->first_chunk_seconds,
+            0.01);  // of 0.04: this thread may be late
 }
 
 TEST(OpenAiClient, SendsTheKeyAndAsksForUsage) {

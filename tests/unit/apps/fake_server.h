@@ -49,7 +49,7 @@ class FakeServer {
         requests_.push_back(ReadRequest(connection));
         for (const std::string& piece : pieces) {
           send(connection, piece.data(), piece.size(), MSG_NOSIGNAL);
-          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+          std::this_thread::sleep_for(std::chrono::milliseconds(20));
         }
       }
       close(connection);
