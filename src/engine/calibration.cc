@@ -19,6 +19,11 @@ namespace tangram {
 namespace {
 
 constexpr float kLabelFloor = 1e-5f;  // the gate learns log(label + this)
+// A key that readers further on pay 1 / kReadingWeight times an even share is worth as much as one
+// that the repetition looks at alone (docs/adr/0008-what-the-gate-learns.md).
+constexpr float kReadingWeight = 0.025f;
+// The last tokens of a text have too few readers to learn from.
+constexpr float kLearntShare = 7.0f / 8;
 
 struct Shapes {
   int layers, kv_heads, width;
@@ -107,6 +112,8 @@ class Calibrator {
     const auto chunk_size = static_cast<size_t>(options_.compression.chunk);
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size() + repeat_.size() + chunk_size));
     InputRecorder recorder(shapes_.layers);
+    ReadingHook reading(backend_, shapes_.layers, shapes_.kv_heads, static_cast<int>(text.size()),
+                        options_.compression.window);
     DynamicScoreHook dynamic(DynamicScorers(), options_.compression,
                              model_.config().num_attention_heads, sequence->kv(), backend_);
     TextScores labels(shapes_.heads()), fastkvzip(shapes_.heads());
@@ -118,16 +125,17 @@ class Calibrator {
       AddScores({values, values + scores.shape.count()}, static_cast<size_t>(layer), fastkvzip);
     });
     ForChunks(text, [&](std::span<const TokenId> chunk) {
-      HookChain hooks{&recorder};
+      HookChain hooks{&recorder, &reading};
       if (Wants(Scorer::kFastKvzip)) hooks.Add(&gate);
       // Statistics are those of whole chunks: what is behind the last is not looked at.
       if (chunk.size() == chunk_size) hooks.Add(&dynamic);
       sequence->Append(chunk, &hooks, {});
       const auto of_chunk = Labels(*sequence, chunk);
-      Learn(recorder.inputs(), of_chunk, static_cast<int>(chunk.size()));
       for (size_t l = 0; l < of_chunk.size(); ++l) AddScores(of_chunk[l], l, labels);
     });
     KeepSample(Scorer::kReconstruction, labels);
+    AddReading(reading, labels);
+    Learn(recorder.inputs(), labels);
     // What the gate is to predict is what heads need: its own scores, smoother than the labels,
     // would share the cache out worse (docs/accuracy.md).
     KeepSample(Scorer::kGate, labels);
@@ -160,13 +168,33 @@ class Calibrator {
     }
   }
 
-  void Learn(const std::vector<std::vector<float>>& inputs,
-             const std::vector<std::vector<float>>& labels, int count) {
+  // What the gate learns: the larger of what a key gets when its chunk is repeated, and of what the
+  // tokens behind it pay it as they are read.
+  void AddReading(const ReadingHook& reading, TextScores& labels) const {
+    for (size_t h = 0; h < labels.size(); ++h) {
+      const int layer = static_cast<int>(h) / shapes_.kv_heads,
+                head = static_cast<int>(h) % shapes_.kv_heads;
+      // An even share is 1 / length.
+      const float weight = kReadingWeight * static_cast<float>(labels[h].size());
+      for (size_t t = 0; t < labels[h].size(); ++t) {
+        labels[h][t] =
+            std::max(labels[h][t], weight * reading.Mean(layer, static_cast<int>(t), head));
+      }
+    }
+  }
+
+  // inputs: L x [n, D]
+  void Learn(const std::vector<std::vector<float>>& inputs, const TextScores& labels) {
+    const auto heads = static_cast<size_t>(shapes_.kv_heads);
+    const auto count =
+        static_cast<size_t>(kLearntShare * static_cast<float>(labels.front().size()));
     const auto learn = [&](size_t first) {
+      std::vector<float> targets(count * heads);
       for (size_t l = first; l < inputs.size(); l += 2) {
-        std::vector<float> targets = labels[l];
-        for (float& y : targets) y = std::log(y + kLabelFloor);
-        ridges_[l].Add(inputs[l].data(), targets.data(), count);
+        for (size_t i = 0; i < targets.size(); ++i) {
+          targets[i] = std::log(labels[l * heads + i % heads][i / heads] + kLabelFloor);
+        }
+        ridges_[l].Add(inputs[l].data(), targets.data(), static_cast<int>(count));
       }
     };
     std::thread odd([&] { learn(1); });

@@ -2,6 +2,28 @@
 
 namespace tangram {
 
+ReadingHook::ReadingHook(ops::Backend& backend, int num_layers, int num_kv_heads, int length,
+                         int window)
+    : backend_(backend),
+      heads_(num_kv_heads),
+      length_(length),
+      window_(window),
+      sums_(static_cast<size_t>(num_layers),
+            std::vector<float>(static_cast<size_t>(length) * static_cast<size_t>(num_kv_heads))) {}
+
+void ReadingHook::AfterAppend(int layer, const ops::AppendParams& appended) {
+  q_heads_per_kv_ = appended.num_q_heads / appended.num_kv_heads;
+  backend_.SumAttention(
+      {StepQueriesOf(appended), window_, sums_[static_cast<size_t>(layer)].data()});
+}
+
+float ReadingHook::Mean(int layer, int token, int head) const {
+  const int queries = (length_ - token - window_) * q_heads_per_kv_;
+  if (queries <= 0) return 0;
+  const auto at = static_cast<size_t>(token * heads_ + head);
+  return sums_[static_cast<size_t>(layer)][at] / static_cast<float>(queries);
+}
+
 DynamicScoreHook::DynamicScoreHook(const std::vector<Scorer>& scorers,
                                    const CompressionConfig& config, int num_q_heads,
                                    const KvStorage& kv, ops::Backend& backend)

@@ -38,21 +38,41 @@ class HookChain final : public LayerHook {
   std::vector<LayerHook*> hooks_;
 };
 
-// Keeps the attention inputs of a step.
+// Keeps the attention inputs of all steps.
 class InputRecorder final : public LayerHook {
  public:
   explicit InputRecorder(int num_layers) : inputs_(static_cast<size_t>(num_layers)) {}
   void OnInput(int layer, const TensorView& input) override {
     const auto* values = input.as<float>();
-    inputs_[static_cast<size_t>(layer)].assign(values, values + input.shape.count());
+    auto& kept = inputs_[static_cast<size_t>(layer)];
+    kept.insert(kept.end(), values, values + input.shape.count());
   }
   void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
   void AfterAppend(int, const ops::AppendParams&) override {}
-  // L x [T, D]
+  // L x [n, D]
   const std::vector<std::vector<float>>& inputs() const { return inputs_; }
 
  private:
   std::vector<std::vector<float>> inputs_;
+};
+
+// Sums the attention that tokens get from those behind them, beyond the window.
+class ReadingHook final : public LayerHook {
+ public:
+  // A text of `length` tokens.
+  ReadingHook(ops::Backend& backend, int num_layers, int num_kv_heads, int length, int window);
+  void OnInput(int, const TensorView&) override {}
+  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
+  void AfterAppend(int layer, const ops::AppendParams& appended) override;
+  // What a token and head of a layer got on average from a query that came `window` tokens and more
+  // behind it; 0 for the last `window` tokens.
+  float Mean(int layer, int token, int head) const;
+
+ private:
+  ops::Backend& backend_;
+  int heads_, length_, window_;
+  int q_heads_per_kv_ = 1;
+  std::vector<std::vector<float>> sums_;  // L x [n, Hkv]
 };
 
 // Scores the tokens of a step by a gate.

@@ -14,16 +14,7 @@ int PagesPerRow(int page_size, int chunk) {
 }  // namespace
 
 void LabelHook::AfterAppend(int layer, const ops::AppendParams& appended) {
-  backend_.MaxAttention({.qkv = appended.qkv,
-                         .num_q_heads = appended.num_q_heads,
-                         .num_kv_heads = appended.num_kv_heads,
-                         .scale = 1.0f / std::sqrt(static_cast<float>(appended.pool.head_dim)),
-                         .pool = appended.pool,
-                         .pages = appended.pages,
-                         .heads = appended.heads,
-                         .sequence = appended.sequences.front(),
-                         .count = count_,
-                         .out = out_(layer)});
+  backend_.MaxAttention({StepQueriesOf(appended), count_, out_(layer)});
 }
 
 int64_t RepeatPass::NumPages(const KvLayout& layout, int chunk) {

@@ -21,4 +21,7 @@ class LayerHook {
   virtual void AfterAppend(int layer, const ops::AppendParams& appended) = 0;
 };
 
+// The queries of a step of one sequence, once its tokens are appended.
+ops::StepQueries StepQueriesOf(const ops::AppendParams& appended);
+
 }  // namespace tangram

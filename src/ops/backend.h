@@ -124,6 +124,7 @@ class Backend {
   virtual void Score(const ScoreParams&) = 0;
   virtual void Compact(const CompactParams&) = 0;
   virtual void MaxAttention(const MaxAttentionParams&) = 0;
+  virtual void SumAttention(const SumAttentionParams&) = 0;
   virtual void CopyPages(const CopyPagesParams&) = 0;
   virtual void GatherRows(const GatherRowsParams&) = 0;
   virtual void Synchronize() = 0;

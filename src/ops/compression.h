@@ -152,9 +152,8 @@ struct ScoreParams {
   RopeView rope;
 };
 
-// The largest attention that each of some tokens of a sequence gets from any query of the step: the
-// label of KVzip (arXiv 2505.23416, equation 2) when the step repeats those tokens.
-struct MaxAttentionParams {
+// The queries of a step of one sequence, whose attention to the keys of a layer is measured.
+struct StepQueries {
   TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated; keys and values already appended
   int num_q_heads;
   int num_kv_heads;
@@ -162,9 +161,24 @@ struct MaxAttentionParams {
   KvPoolView pool;
   PageTableView pages;
   LayerHeadMap heads;
-  SequenceSpan sequence;  // the queries
-  int count;              // the tokens: the last `count` of each row before the step's own
-  float* out;             // [count, Hkv]
+  SequenceSpan sequence;
+};
+
+// The largest attention that each of some tokens gets from any query of the step: the label of
+// KVzip (arXiv 2505.23416, equation 2) when the step repeats those tokens.
+struct MaxAttentionParams {
+  StepQueries step;
+  int count;   // the tokens: the last `count` of each row before the step's own
+  float* out;  // [count, Hkv]
+};
+
+// The attention that each token of a row gets from the step's queries, summed over them and over
+// the query heads of its KV head. A query's last `window` keys, of which its own is the last, are
+// left out: what is close is kept anyway.
+struct SumAttentionParams {
+  StepQueries step;
+  int window;
+  float* out;  // [history + T, Hkv], added to
 };
 
 }  // namespace tangram::ops

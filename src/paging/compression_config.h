@@ -78,7 +78,7 @@ constexpr BudgetLevel DefaultLevel(Scorer scorer) {
 // The one set of defaults that server, demo, eval and benchmarks share.
 struct CompressionConfig {
   float ratio = 1.0f;  // share of the KV cache that is kept; 1 keeps all
-  int chunk = 256;     // C: boundaries are its multiples
+  int chunk = 512;     // C: boundaries are its multiples
   int window = 32;     // w: most recent tokens, always kept
   int sinks = 4;       // s: first tokens, always kept
   int floor = 0;       // F: shortest length that compression leaves; 0: s + w rounded up to a page

@@ -79,7 +79,10 @@ class CpuBackend final : public Backend {
   }
 
   void MaxAttention(const MaxAttentionParams& p) override {
-    pool_.Run(p.num_kv_heads, [&](int h, int) { MaxAttentionOf(p, h, transposed_keys()); });
+    pool_.Run(p.step.num_kv_heads, [&](int h, int) { MaxAttentionOf(p, h, transposed_keys()); });
+  }
+  void SumAttention(const SumAttentionParams& p) override {
+    pool_.Run(p.step.num_kv_heads, [&](int h, int) { SumAttentionOf(p, h, transposed_keys()); });
   }
 
   void CopyPages(const CopyPagesParams& p) override {

@@ -16,6 +16,7 @@ void FastKvzipToken(const FastKvzipParams& params, int64_t token);
 void ObserveQueriesOf(const ObserveQueriesParams& params, const SequenceSpan& sequence, int head,
                       bool transposed_keys);
 void MaxAttentionOf(const MaxAttentionParams& params, int head, bool transposed_keys);
+void SumAttentionOf(const SumAttentionParams& params, int head, bool transposed_keys);
 void AppendScoresOf(const AppendScoresParams& params, const SequenceSpan& sequence, int head);
 
 }  // namespace tangram::ops

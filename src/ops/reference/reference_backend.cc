@@ -30,6 +30,7 @@ class ReferenceBackend final : public Backend {
   void Score(const ScoreParams& p) override;
   void Compact(const CompactParams& p) override;
   void MaxAttention(const MaxAttentionParams& p) override;
+  void SumAttention(const SumAttentionParams& p) override;
   void CopyPages(const CopyPagesParams& p) override;
   void GatherRows(const GatherRowsParams& p) override;
   void Synchronize() override {}
@@ -220,7 +221,11 @@ void ReferenceBackend::Compact(const CompactParams& p) {
 }
 
 void ReferenceBackend::MaxAttention(const MaxAttentionParams& p) {
-  for (int h = 0; h < p.num_kv_heads; ++h) MaxAttentionOf(p, h, transposed_keys());
+  for (int h = 0; h < p.step.num_kv_heads; ++h) MaxAttentionOf(p, h, transposed_keys());
+}
+
+void ReferenceBackend::SumAttention(const SumAttentionParams& p) {
+  for (int h = 0; h < p.step.num_kv_heads; ++h) SumAttentionOf(p, h, transposed_keys());
 }
 
 void ReferenceBackend::CopyPages(const CopyPagesParams& p) {
