@@ -103,7 +103,7 @@ TEST(CompressionOptions, WhatDoesNotFitIsNamed) {
   EXPECT_EQ(param({"--compression-chunk-size", "100"}), "compression_chunk_size");
   EXPECT_EQ(param({"--compression-chunk-size", "0"}), "compression_chunk_size");
   EXPECT_EQ(param({"--compression-snap-kernel", "4"}), "compression_snap_window");
-  EXPECT_EQ(param({"--compression-window-size", "256"}), "compression_window_size");
+  EXPECT_EQ(param({"--compression-window-size", "512"}), "compression_window_size");
   EXPECT_EQ(param({"--compression-window-size", "0"}), "compression_window_size");
   EXPECT_EQ(param({"--compression-n-sink-tokens", "-1"}), "compression_n_sink_tokens");
   EXPECT_EQ(param({"--compression-n-sink-tokens", "2000000000"}), "compression_n_sink_tokens");

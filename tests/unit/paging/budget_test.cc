@@ -66,7 +66,7 @@ TEST(Budget, EqualDemandGivesEqualLengthsWhereTheyDivide) {
 }
 
 TEST(Budget, TheUnitOfDemandDoesNotMatter) {
-  const CompressionConfig config{.ratio = 0.3f};
+  const CompressionConfig config{.ratio = 0.3f, .chunk = 256};
   std::vector<double> demand = {0.5, 0.1, 0.3, 0.25, 0.6}, doubled = demand;
   for (double& d : doubled) d *= 2;
   const RetentionTable a = BuildRetentionTable(config, demand, kPage, 4096);
@@ -88,7 +88,7 @@ TEST(Budget, RowsThatAskForNothingKeepTheFloorAndFillUp) {
 }
 
 TEST(Budget, AFloorAboveTheShareHidesTheRatio) {
-  const CompressionConfig config{.ratio = 0.2f, .floor = 512};
+  const CompressionConfig config{.ratio = 0.2f, .chunk = 256, .floor = 512};
   const RetentionTable table = BuildRetentionTable(config, std::vector<double>(3, 1), kPage, 4096);
   EXPECT_EQ(table.Retained(0, 256), 256);
   EXPECT_EQ(table.Retained(0, 512), 512);
