@@ -55,6 +55,7 @@ void DeclareTests(Options& options, EvalConfig& config) {
            "of the bundled ones: " + fmt::format("{}", fmt::join(BundledTasks(), ", ")))
       .Commas();
   options.Add("samples", &t.samples, "contexts of each task");
+  options.Add("skip", &t.skip, "the first of them, which another run has (--json, --merge)");
   options.Add("length", &t.length, "tokens of a context, a multiple of the chunk");
   options.Add("continuation", &t.continuation,
               "tokens behind the context whose loss is taken, at most a chunk; 0: none");
@@ -145,6 +146,9 @@ Status CheckTests(const EvalConfig& config) {
   const TaskConfig& t = config.task;
   const int chunk = config.run.engine.compression.chunk;
   if (t.samples < 1) return Invalid("--samples must be at least 1", "samples");
+  if (t.skip < 0 || t.skip >= t.samples) {
+    return Invalid("--skip must be from 0 to less than --samples", "skip");
+  }
   if (chunk < 1 || t.length < chunk || t.length % chunk != 0) {
     return Invalid(
         fmt::format("--length {} is not a multiple of the chunk, {} tokens", t.length, chunk),

@@ -193,7 +193,7 @@ Result<std::vector<EvalSample>> MakeSamples(const TaskConfig& config, const Pass
           ErrorKind::kInvalidArgument,
           fmt::format("--tasks {}: there are {}", task, fmt::join(BundledTasks(), ", ")), "tasks");
     }
-    for (int i = 0; i < config.samples; ++i) {
+    for (int i = config.skip; i < config.samples; ++i) {
       TANGRAM_ASSIGN_OR_RETURN(auto sample, maker.Make(task, i));
       samples.push_back(std::move(sample));
     }

@@ -17,6 +17,7 @@ const std::vector<std::string>& BundledTasks();
 struct TaskConfig {
   std::vector<std::string> tasks = {"needle", "dialogue"};
   int samples = 12;        // contexts of each task
+  int skip = 0;            // the first of them, passed over: another run has them
   int length = 2048;       // tokens of a context, a multiple of the chunk
   int continuation = 256;  // tokens after it whose loss is taken, at most a chunk; 0: none
   // Whether questions come in turns after the context, which no scorer has seen; else one question

@@ -117,7 +117,11 @@ TEST(Tasks, AContextDependsOnItsNumberAndTheSeedAlone) {
   const auto few = Samples({.tasks = {"needle"}, .samples = 2, .length = 8192});
   const auto many = Samples({.tasks = {"dialogue", "needle"}, .samples = 9, .length = 8192});
   const auto other = Samples({.tasks = {"needle"}, .samples = 2, .length = 8192, .seed = 7});
-  ASSERT_TRUE(few && many && other);
+  const auto last = Samples({.tasks = {"needle"}, .samples = 2, .skip = 1, .length = 8192});
+  ASSERT_TRUE(few && many && other && last);
+  ASSERT_EQ(last->size(), 1u);
+  EXPECT_EQ((*last)[0].context, 1);
+  EXPECT_EQ((*last)[0].steps[0].tokens, (*few)[1].steps[0].tokens);
   for (size_t i = 0; i < 2; ++i) {
     for (size_t step = 0; step < (*few)[i].steps.size(); ++step) {
       EXPECT_EQ((*few)[i].steps[step].tokens, (*many)[9 + i].steps[step].tokens);
