@@ -28,10 +28,11 @@ struct CalibrationOptions {
 
 // Runs the texts (token ids, equal lengths) through the model without compression, and labels each
 // token and head with the larger of the attention it gets when the model repeats its chunk
-// (`repeat_prompt` are the tokens that ask for that; KVzip, arXiv 2505.23416) and of what the tokens
-// behind it pay it (docs/adr/0008-what-the-gate-learns.md). Fits the gate to the labels' logarithm
-// by ridge regression, and measures each scorer's demand by head and ratio: the share of a head's
-// tokens among the best of all heads. Steps are chunks. Holds the attention inputs of one text.
+// (`repeat_prompt` are the tokens that ask for that; KVzip, arXiv 2505.23416) and of what the
+// tokens behind it pay it (docs/adr/0008-what-the-gate-learns.md). Fits the gate to the labels'
+// logarithm by ridge regression, and measures each scorer's demand by head and ratio: the share of
+// a head's tokens among the best of all heads. Steps are chunks. Holds the attention inputs of one
+// text.
 Result<Profile> Calibrate(Model& model, ops::Backend& backend,
                           std::span<const std::vector<TokenId>> texts,
                           std::span<const TokenId> repeat_prompt,

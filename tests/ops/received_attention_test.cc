@@ -26,8 +26,8 @@ class Attention64 {
     const int d = world.shape().head_dim;
     const int64_t first = world.sequences()[sequence].first_token;
     for (int q = 0; q < tokens_ * group_; ++q) {
-      const float* query =
-          &qkv[(first + q / group_) * world.qkv_width() + (int64_t{head} * group_ + q % group_) * d];
+      const float* query = &qkv[(first + q / group_) * world.qkv_width() +
+                                (int64_t{head} * group_ + q % group_) * d];
       std::vector<double>& row = rows_.emplace_back();
       double sum = 0;
       for (int t = 0; t <= history_ + q / group_; ++t) {
@@ -72,14 +72,11 @@ class ReceivedAttentionTest : public testing::TestWithParam<TestedBackend> {
       world.AppendPlain(qkv);
       const Guarded in(*backend_, {world.num_tokens(), world.qkv_width()}, qkv);
       for (size_t s = 0; s < world.sequences().size(); ++s) {
-        const StepQueries step{in.view(),
-                               world.num_q_heads(),
-                               shape.num_kv_heads,
-                               1 / std::sqrt(static_cast<float>(shape.head_dim)),
-                               world.pool(),
-                               world.pages(),
-                               world.heads(),
-                               world.sequences()[s]};
+        const StepQueries step{
+            in.view(),          world.num_q_heads(),
+            shape.num_kv_heads, 1 / std::sqrt(static_cast<float>(shape.head_dim)),
+            world.pool(),       world.pages(),
+            world.heads(),      world.sequences()[s]};
         std::vector<Attention64> heads;
         for (int h = 0; h < shape.num_kv_heads; ++h) {
           heads.emplace_back(world, qkv, static_cast<int>(s), h);

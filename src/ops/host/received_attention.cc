@@ -58,8 +58,7 @@ void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys)
 }
 
 void SumAttentionOf(const SumAttentionParams& p, int head, bool transposed_keys) {
-  std::vector<double> sums(
-      static_cast<size_t>(History(p.step, head) + p.step.sequence.num_tokens));
+  std::vector<double> sums(static_cast<size_t>(History(p.step, head) + p.step.sequence.num_tokens));
   ForQueries(p.step, head, transposed_keys, [&](const float* weights, int length, float sum) {
     for (int t = 0; t < length - p.window; ++t) sums[static_cast<size_t>(t)] += weights[t] / sum;
   });
