@@ -130,7 +130,7 @@ TEST_P(ReceivedAttentionTest, SumAgreesWithDoubleAndAddsUp) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ReceivedAttentionTest, testing::ValuesIn(TestedBackends()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace tangram::ops
