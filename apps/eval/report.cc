@@ -57,38 +57,47 @@ std::string Scorer(const EvalSetting& s) {
   return s.source == "tangram" ? s.scorer : s.source + " " + s.scorer;
 }
 
-std::string FormatRow(const EvalRow& row, bool has_loss, bool has_questions) {
+// Which columns a table has.
+struct Columns {
+  bool loss = false, questions = false;
+  bool contexts = false;  // rows differ in how many they have, as merged files may
+};
+
+std::string FormatRow(const EvalRow& row, const Columns& columns) {
   const EvalSetting& s = row.setting;
   std::string line = fmt::format("| {:g} | {} | {} | {:.3f}, {:.3f} |", s.ratio, Scorer(s), s.level,
                                  row.memory, row.memory_mean);
-  if (has_loss) {
+  if (columns.contexts) line += fmt::format(" {} |", row.contexts);
+  if (columns.loss) {
     line += s.full() ? fmt::format(" {:.3f} |", row.loss.mean)
                      : fmt::format(" {} |", Signed(row.loss_increase, 3));
   }
-  if (has_questions) {
+  if (columns.questions) {
     line += fmt::format(" {:.2f} |", row.score.mean);
     line += s.full() ? " |" : fmt::format(" {} |", Signed(row.score_difference, 2));
   }
   return line + fmt::format(" {:.2f} |\n", row.agreement.mean);
 }
 
-std::string FormatHeading(const EvalRow& first, bool has_loss, bool has_questions) {
+std::string FormatHeading(const EvalRow& first, const Columns& columns) {
   const EvalSetting& s = first.setting;
   std::string text = s.length > 0 ? fmt::format("**{}**, {} tokens", first.task, s.length)
                                   : fmt::format("**{}**", first.task);
+  // The counts are the first row's: where rows differ, the table has a column of contexts.
   text += fmt::format("; {} contexts", first.contexts);
-  if (has_loss) text += fmt::format(", {} tokens scored", first.scored);
-  if (has_questions) {
+  if (columns.loss) text += fmt::format(", {} tokens scored", first.scored);
+  if (columns.questions) {
     text += fmt::format(", {} questions {}", first.questions,
                         s.later ? "in later turns" : "in the prompt");
   }
-  text += "\n\n| kept | scorer | level | memory at a boundary, mean |";
-  if (has_loss) text += " loss increase (full: loss) |";
-  if (has_questions) text += " score | difference |";
-  text += " agreement |\n|---|---|---|---|";
-  if (has_loss) text += "---|";
-  if (has_questions) text += "---|---|";
-  return text + "---|\n";
+  std::string titles = "| kept | scorer | level | memory at a boundary, mean |";
+  if (columns.contexts) titles += " contexts |";
+  if (columns.loss) titles += " loss increase (full: loss) |";
+  if (columns.questions) titles += " score | difference |";
+  titles += " agreement |\n";
+  std::string rule = "|";
+  for (auto left = std::ranges::count(titles, '|') - 1; left > 0; --left) rule += "---|";
+  return text + "\n\n" + titles + rule + "\n";
 }
 
 auto TableOf(const EvalRow& row) {
@@ -120,14 +129,15 @@ std::vector<EvalRow> Summarise(std::span<const EvalRecord> records) {
 std::string FormatTables(std::span<const EvalRow> rows) {
   std::string text;
   for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
-    bool has_loss = false, has_questions = false;
+    Columns columns;
     for (; end < rows.size() && TableOf(rows[end]) == TableOf(rows[begin]); ++end) {
-      has_loss |= rows[end].scored > 0;
-      has_questions |= rows[end].questions > 0;
+      columns.loss |= rows[end].scored > 0;
+      columns.questions |= rows[end].questions > 0;
+      columns.contexts |= rows[end].contexts != rows[begin].contexts;
     }
     if (begin > 0) text += "\n";
-    text += FormatHeading(rows[begin], has_loss, has_questions);
-    for (size_t i = begin; i < end; ++i) text += FormatRow(rows[i], has_loss, has_questions);
+    text += FormatHeading(rows[begin], columns);
+    for (size_t i = begin; i < end; ++i) text += FormatRow(rows[i], columns);
   }
   return text;
 }

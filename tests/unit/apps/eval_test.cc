@@ -194,9 +194,14 @@ TEST(Report, PairsEachContextWithItsFullCache) {
   const std::string tables = FormatTables(rows);
   EXPECT_NE(tables.find("**needle**, 512 tokens; 2 contexts"), std::string::npos) << tables;
   EXPECT_NE(
-      tables.find("| 0.3 | gate | - | 1.000, 1.000 | +0.375 (+0.250 to +0.500) | 0.17 | -0.50"),
+      tables.find("| 0.3 | gate | - | 1.000, 1.000 | 3 | +0.375 (+0.250 to +0.500) | 0.17 | -0.50"),
       std::string::npos)
       << tables;
+  EXPECT_NE(tables.find("mean | contexts | loss increase (full: loss) | score | difference |"),
+            std::string::npos)
+      << tables;
+  EXPECT_EQ(FormatTables(Summarise(std::span(records).first(4))).find("| contexts |"),
+            std::string::npos);  // all rows have both
   const std::string plot = DrawPlot(rows);
   EXPECT_TRUE(plot.starts_with("<svg ") && plot.ends_with("</svg>\n"));
   EXPECT_NE(plot.find(">gate</text>"), std::string::npos);
