@@ -95,7 +95,10 @@ Status WriteProfile(CalibrateConfig& config) {
   if (config.output.empty()) config.output = ProfilePathBeside(config.model);
   TANGRAM_RETURN_IF_ERROR(SaveProfile(profile, config.output));
   Report(profile, config.output);
-  if (import) {
+  if (import && profile.imported_from.empty()) {
+    fmt::print("it was a profile of ours already{}\n",
+               IsOutdated(profile) ? ", calibrated by an earlier version of Tangram" : "");
+  } else if (import) {
     fmt::print("imported from {}; whether the weights are the same is not known\n",
                profile.imported_from);
   } else {

@@ -28,9 +28,10 @@ std::string Settings(const Inspection& in) {
   const CompressionConfig& c = in.compression;
   const Profile& p = in.profile;
   std::string text;
-  Append(text, "{}\n{} layers of {} KV heads; {} samples of {} tokens{}{}\n", in.name, p.num_layers,
-         p.num_kv_heads, p.num_samples, p.sample_tokens,
-         p.imported_from.empty() ? "" : "; imported from ", p.imported_from);
+  Append(text, "{}\n{} layers of {} KV heads; {} samples of {} tokens{}{}{}\n", in.name,
+         p.num_layers, p.num_kv_heads, p.num_samples, p.sample_tokens,
+         p.imported_from.empty() ? "" : "; imported from ", p.imported_from,
+         IsOutdated(p) ? "; calibrated by an earlier version of Tangram" : "");
   Append(text, "{:<20} profiled at ratios        rank correlation of samples (worst, mean)\n",
          "scorer");
   for (const auto& [scorer, s] : p.scorers) {

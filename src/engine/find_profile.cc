@@ -17,7 +17,7 @@ bool Exists(const std::string& path) {
 }
 
 // A faulty file is the mistake of who named it, or left it beside the model: no restart mends it.
-Result<FoundProfile> LoadNamed(const std::string& path, std::string origin, const Model& model) {
+Result<FoundProfile> LoadFitting(const std::string& path, std::string origin, const Model& model) {
   auto profile = LoadProfile(path);
   if (!profile) {
     return MakeError(ErrorKind::kInvalidArgument, std::move(profile.error().message),
@@ -33,15 +33,39 @@ bool Serves(const Profile& profile, const CompressionConfig& config) {
   return it != profile.scorers.end() && it->second.demand.ratios.front() <= config.ratio;
 }
 
+// An outdated one is used: whoever named it, or calibrated by hand, may have reasons to keep it.
+Result<FoundProfile> LoadGiven(const std::string& path, std::string origin, const Model& model) {
+  auto found = LoadFitting(path, std::move(origin), model);
+  if (found && IsOutdated(found->profile)) {
+    LogWarning(
+        "{} was calibrated by an earlier version of Tangram, and is used as it is; 'tangram "
+        "calibrate' learns more from the same texts now",
+        path);
+  }
+  return found;
+}
+
+// What speaks against using a cached profile as it is; empty: nothing.
+std::string FaultOf(const Result<FoundProfile>& found, const std::string& path,
+                    const CompressionConfig& config) {
+  if (!found) return found.error().message;
+  if (!Serves(found->profile, config)) {
+    return fmt::format("{} does not know the scorer {} at ratio {:.2f}", path,
+                       ScorerName(config.scorer), config.ratio);
+  }
+  if (IsOutdated(found->profile)) {
+    return path + " was calibrated by an earlier version of Tangram";
+  }
+  return {};
+}
+
 std::optional<FoundProfile> LoadCached(const std::string& path, const Model& model,
-                                       const CompressionConfig& config) {
+                                       const CompressionConfig& config, bool can_make) {
   if (!Exists(path)) return std::nullopt;
-  auto found = LoadNamed(path, "kept by an earlier start", model);
-  if (found && Serves(found->profile, config)) return std::move(*found);
-  LogWarning("{}; it is made anew",
-             found ? fmt::format("{} does not know the scorer {} at ratio {:.2f}", path,
-                                 ScorerName(config.scorer), config.ratio)
-                   : found.error().message);
+  auto found = LoadFitting(path, "kept by an earlier start", model);
+  const std::string fault = FaultOf(found, path, config);
+  if (fault.empty()) return std::move(*found);
+  LogWarning("{}; it is {}", fault, can_make ? "made anew" : "not used");
   return std::nullopt;
 }
 
@@ -89,12 +113,14 @@ std::string ProfilePathInCache(uint64_t model_fingerprint) {
 Result<FoundProfile> FindProfile(const EngineConfig& config, Model& model, ops::Backend& backend,
                                  const ProfileMaker& maker) {
   if (!config.compression_profile.empty()) {
-    return LoadNamed(config.compression_profile, "named by --compression-profile", model);
+    return LoadGiven(config.compression_profile, "named by --compression-profile", model);
   }
   const std::string beside = ProfilePathBeside(config.model_path);
-  if (Exists(beside)) return LoadNamed(beside, "beside the model", model);
+  if (Exists(beside)) return LoadGiven(beside, "beside the model", model);
   const std::string cached = ProfilePathInCache(model.fingerprint());
-  if (auto found = LoadCached(cached, model, config.compression)) return std::move(*found);
+  if (auto found = LoadCached(cached, model, config.compression, maker != nullptr)) {
+    return std::move(*found);
+  }
   if (!maker) {
     return MakeError(
         ErrorKind::kInvalidArgument,

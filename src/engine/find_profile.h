@@ -20,7 +20,8 @@ struct FoundProfile {
 // the model; else what an earlier start kept in the user's cache; else `maker` makes one, and it is
 // kept there. kInvalidArgument, naming file and remedy, if the named one or the one beside the
 // model is corrupt or another model's, or if none is found and `maker` is empty. A cached one that
-// does not serve is made anew.
+// does not serve, or that an earlier version calibrated, is made anew; an outdated one that was
+// given is used, with a warning.
 Result<FoundProfile> FindProfile(const EngineConfig& config, Model& model, ops::Backend& backend,
                                  const ProfileMaker& maker);
 

@@ -111,6 +111,10 @@ ScorerProfile ReadScorer(ProfileReader& reader, const SafetensorsFile& file, con
 
 }  // namespace
 
+bool IsOutdated(const Profile& profile) {
+  return profile.imported_from.empty() && profile.calibration_version < kCalibrationVersion;
+}
+
 Status SaveProfile(const Profile& p, const std::string& path) {
   const Shape heads{p.num_layers, p.num_kv_heads};
   std::vector<NamedTensor> tensors;
@@ -131,6 +135,7 @@ Status SaveProfile(const Profile& p, const std::string& path) {
   }
   std::map<std::string, std::string> metadata = {
       {"format", std::string(kFormat)},
+      {"calibration_version", std::to_string(p.calibration_version)},
       {"model_fingerprint", std::to_string(p.model_fingerprint)},
       {"num_layers", std::to_string(p.num_layers)},
       {"num_kv_heads", std::to_string(p.num_kv_heads)},
@@ -167,6 +172,8 @@ Result<Profile> ParseProfile(Buffer bytes, const std::string& name) {
   if (const auto it = metadata.find("imported_from"); it != metadata.end()) {
     p.imported_from = it->second;
   }
+  p.calibration_version =
+      metadata.contains("calibration_version") ? reader.Number("calibration_version", 1, kMany) : 1;
   p.num_layers = reader.Number("num_layers", 1, kMany);
   p.num_kv_heads = reader.Number("num_kv_heads", 1, kMany);
   p.hidden_size = reader.Number("hidden_size", 0, kMany);
@@ -182,6 +189,7 @@ Result<Profile> ParseProfile(Buffer bytes, const std::string& name) {
     if (file.Find(key + ".demand").empty()) continue;
     p.scorers[scorer] = ReadScorer(reader, file, p, key);
   }
+  if (p.scorers.empty()) reader.Fail("it knows no scorer");
   if (!reader.status()) return tl::unexpected<Error>(reader.status().error());
   return p;
 }

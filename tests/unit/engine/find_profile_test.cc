@@ -104,6 +104,50 @@ TEST_F(FindProfileTest, ACachedOneThatDoesNotServeIsMadeAnew) {
   EXPECT_EQ(num_made_, 2);
 }
 
+// The file of a version that did not say which it was.
+Profile Outdated(Profile profile) {
+  profile.calibration_version = kCalibrationVersion - 1;
+  return profile;
+}
+
+TEST_F(FindProfileTest, AnOutdatedCachedOneIsMadeAnew) {
+  fs::create_directories(root_ / "cache/tangram");
+  ASSERT_TRUE(SaveProfile(Outdated(Made()), Cached()));
+  EXPECT_FALSE(Find({})) << "without a maker it is not used in silence either";
+  testing::internal::CaptureStdout();
+  const auto found = Find(Maker());
+  const std::string log = testing::internal::GetCapturedStdout();
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(num_made_, 1);
+  EXPECT_NE(log.find("earlier version of Tangram; it is made anew"), std::string::npos) << log;
+  EXPECT_TRUE(Find(Maker()));
+  EXPECT_EQ(num_made_, 1) << "the new one took its place";
+}
+
+TEST_F(FindProfileTest, AnOutdatedGivenOneIsUsedWithAWarning) {
+  config_.compression_profile = root_ / "named.safetensors";
+  for (const bool outdated : {true, false}) {
+    ASSERT_TRUE(SaveProfile(outdated ? Outdated(Made()) : Made(), config_.compression_profile));
+    testing::internal::CaptureStdout();
+    const auto found = Find(Maker());
+    const std::string log = testing::internal::GetCapturedStdout();
+    ASSERT_TRUE(found) << found.error().message;
+    EXPECT_EQ(IsOutdated(found->profile), outdated);
+    EXPECT_EQ(log.find("is used as it is") != std::string::npos, outdated) << log;
+  }
+  EXPECT_EQ(num_made_, 0);
+}
+
+TEST_F(FindProfileTest, AFileThatSaysNoVersionIsOfTheFirst) {
+  const fs::path seed = fs::path(TANGRAM_SOURCE_DIR) / "tests/fuzz/seeds/profile/safetensors";
+  const auto old = LoadProfile(seed);
+  ASSERT_TRUE(old) << old.error().message;
+  EXPECT_TRUE(IsOutdated(*old));
+  const auto published = LoadProfile(seed.parent_path() / "npz_stored");
+  ASSERT_TRUE(published) << published.error().message;
+  EXPECT_FALSE(IsOutdated(*published)) << "what others measured has no version of ours";
+}
+
 TEST_F(FindProfileTest, WhatIsNamedButFaultyIsTheUsersMistake) {
   const auto error = [&] {
     const auto found = Find(Maker());
