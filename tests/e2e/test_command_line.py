@@ -70,6 +70,13 @@ def test_too_little_memory_has_exit_code_4(megabytes, words):
     assert words in done.stderr and done.stderr.count("error:") == 1
 
 
+def test_the_default_pool_fits_into_a_limited_address_space():
+    limit = 2**30
+    done = run("generate", MODEL, "-p", "Once upon a time", "-n", "3", "--num-threads", "1",
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_longest_length_that_fits_is_named_and_fits():
     pool = ("--kv-cache-memory-bytes", "30M")
     done = run("serve", MODEL, "--port", "0", *pool)
