@@ -17,7 +17,7 @@ HttpClient::HttpClient(int port, int receive_buffer) {
   if (receive_buffer > 0) {
     setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
   }
-  timeval timeout{.tv_sec = 10};
+  timeval timeout{.tv_sec = 60};
   setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
   sockaddr_in address{};
   address.sin_family = AF_INET;

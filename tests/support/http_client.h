@@ -26,7 +26,7 @@ class HttpClient {
                      const std::map<std::string, std::string>& headers = {});
   HttpResult Post(std::string_view path, std::string_view body);
   HttpResult ReadResponse(bool head = false);
-  // What comes next, up to `size` bytes; empty at the end, or after ten seconds.
+  // What comes next, up to `size` bytes; empty at the end, or after a minute.
   std::string Read(size_t size);
   // Reads until `text` has come; false if the connection ends first.
   bool ReadUntil(std::string_view text);

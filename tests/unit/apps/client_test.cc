@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <semaphore>
+
 #include "client/openai_client.h"
 #include "client/sse_reader.h"
 #include "unit/apps/fake_server.h"
@@ -88,14 +90,26 @@ TEST(OpenAiClient, StreamsTextAndUsage) {
 }
 
 TEST(OpenAiClient, StampsChunksWhenTheyCome) {
+  // A frame is sent when the one before it has been read, and some time has passed.
+  constexpr double kPause = 0.01;
+  std::counting_semaphore<3> read(0);
   const std::string frame = Chunk("data: {\"choices\":[{\"text\":\"x\"}]}\n\n");
-  FakeServer server({{{kStreamHead, frame, frame, frame, "0\r\n\r\n"}}});  // 20 ms between pieces
+  FakeServer server({{{kStreamHead + frame, frame, frame, "0\r\n\r\n"}}}, [&] {
+    EXPECT_TRUE(read.try_acquire_for(std::chrono::minutes(1)));
+    std::this_thread::sleep_for(std::chrono::duration<double>(kPause));
+  });
   OpenAiClient client = ClientOf(server);
-  const auto answer = client.Stream("/v1/completions", nlohmann::json::object());
+  const auto answer =
+      client.Stream("/v1/completions", nlohmann::json::object(), [&](const std::string&) {
+        read.release();
+        return true;
+      });
   ASSERT_TRUE(answer) << answer.error().message;
   ASSERT_EQ(answer->num_chunks, 3);
-  EXPECT_GE(answer->last_chunk_seconds - answer->first_chunk_seconds,
-            0.01);  // of 0.04: this thread may be late
+  ASSERT_EQ(answer->chunk_gaps.size(), 2u);
+  for (const double gap : answer->chunk_gaps) EXPECT_GE(gap, kPause);
+  EXPECT_NEAR(answer->last_chunk_seconds - answer->first_chunk_seconds,
+              answer->chunk_gaps[0] + answer->chunk_gaps[1], 1e-9);
 }
 
 TEST(OpenAiClient, SendsTheKeyAndAsksForUsage) {

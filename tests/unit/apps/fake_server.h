@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <functional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -17,9 +18,13 @@ class FakeServer {
  public:
   using Pieces = std::vector<std::string>;
 
-  // `connections[i]` are the replies of the i-th connection.
-  explicit FakeServer(std::vector<std::vector<Pieces>> connections)
-      : connections_(std::move(connections)) {
+  // `connections[i]` are the replies of the i-th connection. `pause` returns when the next piece of
+  // a reply is to be sent.
+  explicit FakeServer(
+      std::vector<std::vector<Pieces>> connections,
+      std::function<void()> pause =
+          [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); })
+      : connections_(std::move(connections)), pause_(std::move(pause)) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
     address.sin_family = AF_INET;
@@ -47,9 +52,9 @@ class FakeServer {
       const int connection = accept(listener_, nullptr, nullptr);
       for (const Pieces& pieces : replies) {
         requests_.push_back(ReadRequest(connection));
-        for (const std::string& piece : pieces) {
-          send(connection, piece.data(), piece.size(), MSG_NOSIGNAL);
-          std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        for (size_t i = 0; i < pieces.size(); ++i) {
+          if (i > 0) pause_();
+          send(connection, pieces[i].data(), pieces[i].size(), MSG_NOSIGNAL);
         }
       }
       close(connection);
@@ -76,6 +81,7 @@ class FakeServer {
   }
 
   std::vector<std::vector<Pieces>> connections_;
+  std::function<void()> pause_;
   int listener_ = -1, port_ = 0;
   std::vector<std::string> requests_;
   std::thread thread_;

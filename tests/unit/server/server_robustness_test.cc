@@ -14,8 +14,16 @@ std::string Body(const std::string& prompt, int max_tokens, bool stream) {
   return Json{{"prompt", prompt}, {"max_tokens", max_tokens}, {"stream", stream}}.dump();
 }
 
+// Tokens of an answer that nobody waits for: whatever ends it, it is not its length, however slow
+// the machine.
+constexpr int kEndless = 1'000'000'000;
+
 class RobustnessTest : public ServerTest {
  protected:
+  void Start(ServerConfig config = {}, FakeEngine::Options options = {}) {
+    options.max_model_len = 2 * kEndless;
+    ServerTest::Start(std::move(config), std::move(options));
+  }
   // The server still answers, and the engine has nothing left to do.
   void ExpectGoesOn() {
     EXPECT_TRUE(EngineIsEmpty());
@@ -97,7 +105,7 @@ TEST_F(RobustnessTest, SlowRequestsAreCutOff) {
   EXPECT_EQ(silent.Read(1), "");
   EXPECT_EQ(half_head.Read(1), "");
   EXPECT_EQ(half_body.Read(1), "");
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 
 TEST_F(RobustnessTest, TooManyConnections) {
@@ -116,45 +124,47 @@ TEST_F(RobustnessTest, TooManyConnections) {
 }
 
 TEST_F(RobustnessTest, SlowReadersAreCutOff) {
-  Start({.max_output_buffer = 64 << 10}, {.max_model_len = 1'000'000});
+  // Steps take a while, so that a server that is late has not too many tokens to catch up with.
+  Start({.max_output_buffer = 64 << 10}, {.step_time = std::chrono::microseconds(20)});
   HttpClient slow(server_->port(), 4096);
-  slow.Send(PostText("/v1/completions", Body("ab", 900'000, true)));
+  slow.Send(PostText("/v1/completions", Body("ab", kEndless, true)));
   ASSERT_TRUE(slow.ReadUntil("data: "));
-  EXPECT_TRUE(EngineIsEmpty());  // aborted long before its end
-  EXPECT_LT(engine_->Stats().generation_tokens, 800'000u);
+  EXPECT_TRUE(EngineIsEmpty());  // aborted
   ExpectGoesOn();
 }
 
 TEST_F(RobustnessTest, ReadersThatTakeNothingAreCutOff) {
-  Start({.write_timeout = milliseconds(300)}, {.max_model_len = 1'000'000});
+  Start({.max_connections = 1, .write_timeout = milliseconds(300)});
   HttpClient stalled(server_->port(), 4096);
   // A whole reply is not limited in size, but must be taken.
   Json request = {{"prompt", "ab"}, {"max_tokens", 100'000}, {"logprobs", 5}};
   stalled.Send(PostText("/v1/completions", request.dump()));
-  EXPECT_TRUE(EngineIsEmpty());
-  std::this_thread::sleep_for(milliseconds(1000));
+  EXPECT_TRUE(Eventually([&] { return Get("/health").status == 200; }))
+      << "the one connection there may be is still open";
+  EXPECT_EQ(engine_->Stats().generation_tokens, 100'000u);
   size_t got = 0;
   for (std::string piece; !(piece = stalled.Read(1 << 20)).empty();) got += piece.size();
   EXPECT_LT(got, 10'000'000u);
-  ExpectGoesOn();
+  EXPECT_TRUE(Eventually(
+      [&] { return Client().Post("/v1/completions", Body("ab", 3, false)).status == 200; }));
 }
 
 TEST_F(RobustnessTest, DisconnectsAbort) {
   Start({}, {.step_time = milliseconds(1), .prefill_time = milliseconds(100)});
   for (const bool stream : {true, false}) {
     HttpClient in_prefill(server_->port());
-    in_prefill.Send(PostText("/v1/completions", Body("ab", 4000, stream)));
+    in_prefill.Send(PostText("/v1/completions", Body("ab", kEndless, stream)));
     ASSERT_TRUE(Eventually([&] { return engine_->Stats().num_running == 1; }));
     in_prefill.Close();
     EXPECT_TRUE(EngineIsEmpty());
   }
   HttpClient in_stream(server_->port());
-  in_stream.Send(PostText("/v1/completions", Body("ab", 4000, true)));
+  in_stream.Send(PostText("/v1/completions", Body("ab", kEndless, true)));
   ASSERT_TRUE(in_stream.ReadUntil("data: "));
   in_stream.Close();
   EXPECT_TRUE(EngineIsEmpty());
   HttpClient in_decode(server_->port());
-  in_decode.Send(PostText("/v1/completions", Body("ab", 4000, false)));
+  in_decode.Send(PostText("/v1/completions", Body("ab", kEndless, false)));
   ASSERT_TRUE(Eventually([&] { return engine_->Stats().logical_tokens > 10; }));
   in_decode.Close();
   EXPECT_TRUE(EngineIsEmpty());
@@ -167,7 +177,8 @@ TEST_F(RobustnessTest, CancellationStorm) {
   std::vector<std::unique_ptr<HttpClient>> clients;
   for (int i = 0; i < 200; ++i) {
     clients.push_back(std::make_unique<HttpClient>(server_->port()));
-    ASSERT_TRUE(clients.back()->Send(PostText("/v1/completions", Body("ab", 4000, i % 2 == 0))));
+    ASSERT_TRUE(
+        clients.back()->Send(PostText("/v1/completions", Body("ab", kEndless, i % 2 == 0))));
   }
   ASSERT_TRUE(Eventually([&] { return engine_->Stats().generation_tokens > 1000; }));
   clients.clear();
@@ -179,7 +190,7 @@ TEST_F(RobustnessTest, AFullQueueIsSaid) {
   std::vector<std::unique_ptr<HttpClient>> clients;
   for (int i = 0; i < 3; ++i) {
     clients.push_back(std::make_unique<HttpClient>(server_->port()));
-    clients.back()->Send(PostText("/v1/completions", Body("ab", 4000, true)));
+    clients.back()->Send(PostText("/v1/completions", Body("ab", kEndless, true)));
     ASSERT_TRUE(Eventually([&] {
       const EngineStats stats = engine_->Stats();
       return stats.num_running + stats.num_waiting == i + 1;
@@ -204,8 +215,8 @@ TEST_F(RobustnessTest, AFullQueueIsSaid) {
 TEST_F(RobustnessTest, EngineFailuresReachTheClient) {
   Start({}, {.step_time = milliseconds(1)});
   HttpClient stream(server_->port()), plain(server_->port());
-  stream.Send(PostText("/v1/completions", Body("ab", 4000, true)));
-  plain.Send(PostText("/v1/completions", Body("ab", 4000, false)));
+  stream.Send(PostText("/v1/completions", Body("ab", kEndless, true)));
+  plain.Send(PostText("/v1/completions", Body("ab", kEndless, false)));
   ASSERT_TRUE(Eventually([&] {
     return engine_->Stats().num_running == 2 && engine_->Stats().generation_tokens > 20;
   }));
@@ -238,8 +249,8 @@ TEST_F(RobustnessTest, ShutdownDrains) {
 TEST_F(RobustnessTest, ShutdownAbortsWhatTakesTooLong) {
   Start({.shutdown_timeout = milliseconds(200)}, {.step_time = milliseconds(5)});
   HttpClient stream(server_->port()), plain(server_->port());
-  stream.Send(PostText("/v1/completions", Body("ab", 4000, true)));
-  plain.Send(PostText("/v1/completions", Body("ab", 4000, false)));
+  stream.Send(PostText("/v1/completions", Body("ab", kEndless, true)));
+  plain.Send(PostText("/v1/completions", Body("ab", kEndless, false)));
   ASSERT_TRUE(Eventually([&] { return engine_->Stats().num_running == 2; }));
   auto ended = std::async(std::launch::async, [&] { return server_->Run(); });
   server_->Shutdown();
@@ -281,7 +292,7 @@ TEST_F(RobustnessTest, ShutdownUnderLoad) {
 TEST_F(RobustnessTest, EndsAtOnceWithRequestsInFlight) {
   Start({}, {.step_time = milliseconds(1), .prefill_time = milliseconds(1000)});
   HttpClient client(server_->port());
-  client.Send(PostText("/v1/completions", Body("ab", 4000, true)));
+  client.Send(PostText("/v1/completions", Body("ab", kEndless, true)));
   ASSERT_TRUE(Eventually([&] { return engine_->Stats().num_running == 1; }));
   server_.reset();
   EXPECT_EQ(client.Read(1), "");
