@@ -85,6 +85,30 @@ const Api::Route* Api::FindRoute(std::string_view path) const {
   return it == Routes().end() ? nullptr : &*it;
 }
 
+std::string Api::RouteList() {
+  std::string list;
+  for (const Route& route : Routes()) {
+    list += fmt::format("{}{} {}", list.empty() ? "" : ", ", route.method, route.path);
+  }
+  return list;
+}
+
+// Of a client whose base URL lacks a /v1, or has two, the path that it means is told.
+HttpResponse Api::NoRoute(const std::string& path) {
+  const std::string_view whole(path), asked = whole.substr(0, whole.find_last_not_of('/') + 1);
+  const Route* meant = nullptr;
+  for (const Route& route : Routes()) {
+    const bool close =
+        asked.size() > 1 && (route.path.ends_with(asked) || asked.ends_with(route.path));
+    if (close && (!meant || route.path.size() < meant->path.size())) meant = &route;
+  }
+  constexpr size_t kShown = 200;
+  return ErrorResponse(
+      404,
+      fmt::format("There is no `{}`{} This server has {}.", ForLog(path, kShown),
+                  meant ? fmt::format("; did you mean `{}`?", meant->path) : ".", RouteList()));
+}
+
 std::string Api::StripRoot(std::string path) const {
   const std::string& root = config_.root_path;
   if (!root.empty() && path.starts_with(root + "/")) path.erase(0, root.size());
@@ -107,9 +131,7 @@ void Api::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
                                      "Unauthorized: a valid key is needed, as "
                                      "`Authorization: Bearer KEY`"));
   }
-  if (!route) {
-    return reply->Send(ErrorResponse(404, fmt::format("There is no `{}`.", request.path)));
-  }
+  if (!route) return reply->Send(NoRoute(request.path));
   if (Admit(*route, request, *reply)) (this->*route->handle)(request, std::move(reply));
 }
 
@@ -165,7 +187,9 @@ void Api::Version(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
 
 void Api::Models(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
   constexpr std::string_view kOne = "/v1/models/";
-  if (!request.path.starts_with(kOne)) return reply->Send({.body = ModelsJson(*model_)});
+  if (!request.path.starts_with(kOne) || request.path == kOne) {
+    return reply->Send({.body = ModelsJson(*model_)});
+  }
   const std::string name = PercentDecode(request.path.substr(kOne.size()));
   if (Status status = CheckModel(name, *model_); !status) {
     return reply->Send(ErrorResponse(status.error()));

@@ -39,6 +39,8 @@ class Api {
   bool idle() const { return in_flight_.empty(); }
   const ServedModel* model() const { return model_.get(); }
   const Metrics& metrics() const { return metrics_; }
+  // "GET /health, POST /v1/completions, ...": all there are.
+  static std::string RouteList();
 
   // Joins the text threads and stops listening to the engine. From the thread that owns this, while
   // the HTTP server's thread still runs.
@@ -58,6 +60,7 @@ class Api {
 
   static const std::vector<Route>& Routes();
   const Route* FindRoute(std::string_view path) const;
+  static HttpResponse NoRoute(const std::string& path);
   std::string StripRoot(std::string path) const;
   // Whether the request may go on; else it was answered.
   bool Admit(const Route& route, const HttpRequest& request, HttpReply& reply);

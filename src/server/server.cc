@@ -52,6 +52,7 @@ class Server::Impl {
     }
     const std::string host = config_.host.empty() ? "0.0.0.0" : config_.host;
     LogInfo("Starting Tangram API server on http://{}:{}", host, http_.port());
+    LogInfo("Available routes are: {}", Api::RouteList());
     return {};
   }
 

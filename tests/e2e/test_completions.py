@@ -100,7 +100,9 @@ def test_small_endpoints(server):
         assert (reply.status_code, reply.text) == (200, "")
     assert httpx.get(server.url + "/version").json()["version"]
     assert httpx.get(server.url + "/load").json() == {"server_load": 0}
-    assert httpx.get(server.url + "/nowhere").status_code == 404
+    nowhere = httpx.post(server.url + "/chat/completions", json={})
+    assert nowhere.status_code == 404
+    assert "did you mean `/v1/chat/completions`?" in nowhere.json()["error"]["message"]
     assert httpx.get(server.url + "/v1/completions").status_code == 405
 
 

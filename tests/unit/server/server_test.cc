@@ -54,7 +54,6 @@ TEST_F(ServerTest, ErrorsNameTheField) {
 
 TEST_F(ServerTest, RequestsThatAreNotForAnEndpoint) {
   Start();
-  EXPECT_EQ(Get("/nowhere").status, 404);
   EXPECT_EQ(Get("/v1/completions").status, 405);
   EXPECT_EQ(Client().Request("DELETE", "/health").status, 405);
   EXPECT_EQ(
@@ -63,6 +62,35 @@ TEST_F(ServerTest, RequestsThatAreNotForAnEndpoint) {
   EXPECT_EQ(Client().Request("POST", "/v1/completions", "{}").status, 400);
   const HttpResult head = Client().Request("HEAD", "/health");
   EXPECT_EQ(head.status, 200);
+}
+
+TEST_F(ServerTest, AnUnknownPathIsToldWhichThereAre) {
+  Start({.root_path = "/llm"});
+  const auto message = [&](const std::string& path) {
+    const HttpResult result = Client().Request("POST", path, "{}");
+    EXPECT_EQ(result.status, 404) << path;
+    const Json error = Json::parse(result.body)["error"];
+    EXPECT_EQ(error["type"], "NotFoundError");
+    EXPECT_EQ(error["code"], 404);
+    EXPECT_TRUE(error["param"].is_null());
+    return error["message"].get<std::string>();
+  };
+  const std::string nowhere = message("/llm/v1/embeddings");
+  EXPECT_TRUE(nowhere.starts_with("There is no `/v1/embeddings`. This server has GET /health, "))
+      << nowhere;
+  for (const char* there : {"GET /metrics", "GET /v1/models", "POST /tokenize",
+                            "POST /v1/chat/completions", "POST /v1/completions"}) {
+    EXPECT_NE(nowhere.find(there), std::string::npos) << there;
+  }
+  for (const auto& [asked, meant] :
+       std::map<std::string, std::string>{{"/chat/completions", "/v1/chat/completions"},
+                                          {"/completions/", "/v1/completions"},
+                                          {"/v1/v1/models", "/v1/models"},
+                                          {"/v1/chat/completions/", "/v1/chat/completions"}}) {
+    EXPECT_NE(message(asked).find("did you mean `" + meant + "`?"), std::string::npos) << asked;
+  }
+  EXPECT_EQ(message("/").find("did you mean"), std::string::npos);
+  EXPECT_LT(message("/" + std::string(5000, 'a')).size(), 1000u);
 }
 
 TEST_F(ServerTest, TokenizeAndDetokenize) {
@@ -87,6 +115,7 @@ TEST_F(ServerTest, Models) {
   EXPECT_EQ(body["data"][0]["root"], "/models/fake");
   EXPECT_EQ(body["data"][0]["max_model_len"], 4096);
   EXPECT_EQ(Json::parse(Get("/v1/models/alias").body)["id"], "alias");
+  EXPECT_EQ(Get("/v1/models/").body, body.dump()) << "none is named";
   EXPECT_EQ(Get("/v1/models/no%2Fne").status, 404);
 }
 
