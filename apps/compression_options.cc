@@ -18,14 +18,14 @@ tl::unexpected<Error> Invalid(std::string message, std::string flag) {
 // Either flag switches compression on; a switch without a ratio says nothing.
 Status CheckSwitch(const Options& options, const EngineConfig& config) {
   const CompressionConfig& c = config.compression;
-  if (config.enable_compression && !options.Given("compression-ratio")) {
+  if (c.by_request && !options.Given("compression-ratio")) {
     return Invalid(
         fmt::format("--enable-compression needs the share of the KV cache that is to be kept, e.g. "
-                    "--compression-ratio {}",
+                    "--compression-ratio {}; at 1 each request may ask for its own",
                     CompressionConfig::kSuggestedRatio),
         "--compression-ratio");
   }
-  if (!config.enable_compression && options.Given("enable-compression") && c.enabled()) {
+  if (!c.by_request && options.Given("enable-compression") && c.enabled()) {
     return Invalid(fmt::format("--no-enable-compression and --compression-ratio {} contradict each "
                                "other; leave one out",
                                c.ratio),
@@ -63,13 +63,28 @@ void WarnOfOtherScorers(Options& options, Scorer scorer) {
   }
 }
 
+// Of flags that say how to compress, where nothing is.
+void WarnOfNoCompression(Options& options) {
+  for (const char* flag :
+       {"compression-profile", "compression-chunk-size", "compression-window-size",
+        "compression-n-sink-tokens", "compression-floor-min", "compression-scorer",
+        "compression-level", "compression-gate-path", "compression-snap-window",
+        "compression-snap-kernel", "compression-ea-use-covariance", "compression-ea-use-vnorm",
+        "compression-ea-n-future-positions", "compression-ea-epsilon", "head-group-cluster-map"}) {
+    if (!options.Given(flag)) continue;
+    options.Warn(fmt::format(
+        "--{} has no effect: nothing is compressed unless --compression-ratio is below 1, e.g. {}",
+        flag, CompressionConfig::kSuggestedRatio));
+  }
+}
+
 Status Finish(Options& options, EngineConfig& config, const std::string& level) {
   CompressionConfig& c = config.compression;
   TANGRAM_RETURN_IF_ERROR(CheckSwitch(options, config));
   if (!options.Given("compression-level")) c.level = DefaultLevel(c.scorer);
   if (config.page_size < 1) return Invalid("--block-size must be at least 1", "--block-size");
   TANGRAM_RETURN_IF_ERROR(CheckCompression(c, config.page_size));
-  if (!c.enabled()) return {};
+  if (!c.enabled()) return WarnOfNoCompression(options), Status{};
   RoundRatio(options, c);
   WarnOfOtherScorers(options, c.scorer);
   if (level.ends_with("_head") && config.page_group_size != 1) {
@@ -94,8 +109,9 @@ void DeclareCompressionSizes(Options& options, CompressionConfig& c) {
 void DeclareCompressionOptions(Options& options, EngineConfig& config) {
   CompressionConfig& c = config.compression;
   options.Group("KV cache compression");
-  options.Add("enable-compression", &config.enable_compression,
-              "compress; a --compression-ratio below 1 does the same by itself");
+  options.Add("enable-compression", &c.by_request,
+              "compress; a --compression-ratio below 1 does the same by itself, at 1 requests may "
+              "ask for less");
   options.Add("compression-ratio", &c.ratio, "share of the KV cache that is kept; 1: all");
   options.Add("compression-profile", &config.compression_profile,
               "of `tangram calibrate`, or a published .npz; empty: MODEL.profile.safetensors, the "

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <fstream>
 #include <future>
+#include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "calibration/text_calibration.h"
@@ -76,20 +78,36 @@ void LogCapacity(const EngineInfo& info) {
           Requests(info, info.peak_pages_full));
 }
 
+// What belongs to one scorer alone; empty for most.
+std::string ScorerSettings(const CompressionConfig& c) {
+  const ExpectedAttentionConfig& e = c.expected_attention;
+  switch (c.scorer) {
+    case Scorer::kSnapKv:
+      return fmt::format(" (queries {}, pooled over {})", c.lookback(), c.snapkv.kernel);
+    case Scorer::kExpectedAttention:
+      return fmt::format(" ({} positions ahead, {} covariance, {} value norm, epsilon {})",
+                         e.future_positions, e.covariance ? "with" : "without",
+                         e.value_norm ? "with" : "without", e.epsilon);
+    default:
+      return {};
+  }
+}
+
 // What compression does, and what the pool holds with it: max_model_len x (pool / peak pages of one
 // such request).
 void LogCompression(const EngineInfo& info) {
   const CompressionConfig& c = info.compression;
   if (!c.enabled()) return LogInfo("KV cache compression: off");
   LogInfo(
-      "KV cache compression: ratio {:.2f}, scorer {}, level {}, chunk {}, window {}, sinks {}, "
-      "floor "
-      "{}, {} groups of {} heads",
-      c.ratio, ScorerName(c.scorer), LevelName(c.level), c.chunk, c.window, c.sinks,
-      RetentionFloor(c, info.page_size), info.num_rows, info.page_group_size);
+      "KV cache compression: ratio {:.2f}, scorer {}{}, level {}, chunk {}, window {}, sinks {}, "
+      "floor {}, {} groups of {} heads",
+      c.ratio, ScorerName(c.scorer), ScorerSettings(c), LevelName(c.level), c.chunk, c.window,
+      c.sinks, RetentionFloor(c, info.page_size), info.num_rows, info.page_group_size);
   LogInfo("Compression profile: {}", info.profile);
-  for (const auto& [ratio, peak] :
-       {std::pair(1.0f, info.peak_pages_full), std::pair(c.ratio, info.peak_pages)}) {
+  if (c.ratio == 1) LogInfo("Requests are compressed if they say so (compression_ratio)");
+  std::vector<std::pair<float, int64_t>> capacities = {{1.0f, info.peak_pages_full}};
+  if (c.ratio < 1) capacities.emplace_back(c.ratio, info.peak_pages);
+  for (const auto& [ratio, peak] : capacities) {
     const double requests = Requests(info, peak);
     LogInfo("KV cache capacity at ratio {:.2f}: {} tokens, {:.2f} requests of {} tokens", ratio,
             WithCommas(static_cast<int64_t>(requests * info.max_model_len)), requests,

@@ -43,6 +43,7 @@ void Declare(Options& options, InspectConfig& config) {
   options.Add("block-size", &config.engine.page_size, "tokens of a page").Alias("--page-size");
   options.Add("page-group-size", &config.engine.page_group_size,
               "KV heads that share a page table; 0: 4, or the largest that divides below");
+  config.engine.compression.ratio = CompressionConfig::kSuggestedRatio;
   DeclareCompressionOptions(options, config.engine);
 }
 
@@ -76,8 +77,9 @@ Result<Inspection> LoadModelAndProfile(const EngineConfig& config) {
   std::error_code ignored;
   if (config.compression_profile.empty() && !std::filesystem::exists(path, ignored)) {
     return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("there is no profile at {}; name one with --compression-profile, "
-                                 "or make it with 'tangram calibrate {}'",
+                     fmt::format("there is no profile at {}; name one with --compression-profile "
+                                 "(the log of a server that made its own says where it is), or "
+                                 "make it with 'tangram calibrate {}'",
                                  path, config.model_path),
                      "compression_profile");
   }
@@ -97,9 +99,6 @@ Result<Inspection> LoadProfileAlone(const std::string& path) {
 
 // A profile may know other scorers than the one that is served by default.
 Status ChooseScorer(const Options& options, const Profile& profile, CompressionConfig& c) {
-  if (profile.scorers.empty()) {
-    return MakeError(ErrorKind::kInvalidArgument, "the profile knows no scorer");
-  }
   if (!options.Given("compression-scorer") && !profile.scorers.contains(c.scorer)) {
     c.scorer = profile.scorers.begin()->first;
     if (!options.Given("compression-level")) c.level = DefaultLevel(c.scorer);
@@ -110,9 +109,8 @@ Status ChooseScorer(const Options& options, const Profile& profile, CompressionC
                      fmt::format("the profile does not know the scorer {}", ScorerName(c.scorer)),
                      "compression_scorer");
   }
-  if (!options.Given("compression-ratio")) c.ratio = CompressionConfig::kSuggestedRatio;
   const float least = it->second.demand.ratios.front();
-  if (c.ratio < least || !c.enabled()) {
+  if (c.ratio < least || c.ratio == 1) {
     return MakeError(
         ErrorKind::kInvalidArgument,
         fmt::format("--compression-ratio {:.2f}: the profile knows {:.2f} to 0.99", c.ratio, least),

@@ -1,5 +1,7 @@
 #include "engine/compression_plan.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -19,11 +21,14 @@ tl::unexpected<Error> Invalid(std::string message, std::string param) {
 Result<HeadDemand> DemandOf(const FoundProfile& found, const CompressionConfig& c) {
   const auto it = found.profile.scorers.find(c.scorer);
   if (it == found.profile.scorers.end()) {
+    std::vector<std::string_view> known;
+    for (const auto& [scorer, measured] : found.profile.scorers)
+      known.push_back(ScorerName(scorer));
     return Invalid(
-        fmt::format(
-            "{}: the scorer {} was not measured for this profile; 'tangram calibrate' makes "
-            "one that knows it",
-            found.path, ScorerName(c.scorer)),
+        fmt::format("{}: the scorer {} was not measured for this profile; give "
+                    "--compression-scorer {}, or make one that knows it with 'tangram calibrate{}'",
+                    found.path, ScorerName(c.scorer), fmt::join(known, " or "),
+                    c.scorer == Scorer::kFastKvzip ? " --compression-gate-path GATES" : ""),
         "compression_scorer");
   }
   const HeadDemand& demand = it->second.demand;

@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/engine_loop.h"
@@ -72,6 +73,7 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner,
   info.peak_pages_full = runner.tables().front().PeakPages(0, info.max_model_len, info.page_size);
   info.peak_pages = info.peak_pages_full;
   for (const RetentionTable& table : runner.tables()) {
+    info.least_ratio = std::min(info.least_ratio, table.percent() / 100.0);
     if (table.percent() == std::lround(config.compression.ratio * 100)) {
       info.peak_pages = table.PeakPages(0, info.max_model_len, info.page_size);
     }

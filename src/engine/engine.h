@@ -35,7 +35,6 @@ struct EngineConfig {
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0.5;
   int64_t num_pages_override = 0;       // in blocks of other servers: G pages each; 0: none
-  bool enable_compression = false;      // asked for by name; the ratio is what decides
   CompressionConfig compression;        // its ratio is the default of requests
   std::string compression_profile;      // a file; empty: found or made (engine/find_profile.h)
   std::string head_group_map = "auto";  // auto, identity, or a file (engine/head_order.h)
@@ -101,6 +100,7 @@ struct EngineInfo {
   CompressionConfig compression;  // as resolved
   std::string scorer, level;      // their names
   std::string profile;            // its path and origin; empty without compression
+  double least_ratio = 1;         // that a request may ask for
   int64_t peak_pages_full = 0,
           peak_pages = 0;  // of one request of max_model_len, at ratio 1 and at the default's
   // generation_config.json's sampling defaults, in SamplingParams' terms.

@@ -77,7 +77,8 @@ Status EngineLoop::CheckRequest(const Request& request) const {
         ErrorKind::kInvalidArgument,
         fmt::format("compression_ratio {:.2f} is not served: {}", request.compression_ratio,
                     info_.compression.enabled()
-                        ? "it is below the smallest that the profile was measured at, or above 1"
+                        ? fmt::format("this server's profile was measured from {:.2f} to 1",
+                                      info_.least_ratio)
                         : "this server compresses nothing (see --enable-compression)"),
         "compression_ratio");
   }

@@ -86,7 +86,13 @@ Result<int> ChooseGroupSize(int num_layers, int num_kv_heads, BudgetLevel level,
 Result<HeadGroupMap> MapHeads(const std::string& map, const CompressionConfig& config,
                               const HeadDemand& demand, int group_size) {
   const int layers = demand.num_layers, heads = demand.num_kv_heads;
-  if (map == "auto") return GroupHeads(demand, config.ratio, config.level, group_size);
+  if (map == "auto") {
+    // At ratio 1 all heads want the same: they are grouped for what requests are likely to ask.
+    const float ratio = config.ratio < 1
+                            ? config.ratio
+                            : std::max(CompressionConfig::kSuggestedRatio, demand.ratios.front());
+    return GroupHeads(demand, ratio, config.level, group_size);
+  }
   if (map == "identity") return HeadGroupMap::Natural(layers, heads, group_size);
   TANGRAM_ASSIGN_OR_RETURN(const auto order, ReadOrder(map, layers * heads));
   const auto size = static_cast<size_t>(group_size);

@@ -77,11 +77,12 @@ constexpr BudgetLevel DefaultLevel(Scorer scorer) {
 
 // The one set of defaults that server, demo, eval and benchmarks share.
 struct CompressionConfig {
-  float ratio = 1.0f;  // share of the KV cache that is kept; 1 keeps all
-  int chunk = 512;     // C: boundaries are its multiples
-  int window = 32;     // w: most recent tokens, always kept
-  int sinks = 4;       // s: first tokens, always kept
-  int floor = 0;       // F: shortest length that compression leaves; 0: s + w rounded up to a page
+  float ratio = 1.0f;       // share of the KV cache that is kept; 1 keeps all
+  bool by_request = false;  // at ratio 1 too, requests may ask for less
+  int chunk = 512;          // C: boundaries are its multiples
+  int window = 32;          // w: most recent tokens, always kept
+  int sinks = 4;            // s: first tokens, always kept
+  int floor = 0;  // F: shortest length that compression leaves; 0: s + w rounded up to a page
   Scorer scorer = Scorer::kGate;
   BudgetLevel level = DefaultLevel(Scorer::kGate);
   SnapKvConfig snapkv;
@@ -93,7 +94,7 @@ struct CompressionConfig {
   // that divides.
   static constexpr int kGroupSize = 4;
 
-  bool enabled() const { return ratio < 1.0f; }
+  bool enabled() const { return by_request || ratio < 1.0f; }
   // Last tokens of a chunk whose queries the scorer must see: after a cached prefix it runs again
   // from there. Static scores, and those of the keys alone, are there already.
   int lookback() const {

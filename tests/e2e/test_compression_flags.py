@@ -3,9 +3,10 @@
 import json
 import zipfile
 
+import httpx
 import pytest
 
-from server_process import MODEL, ROOT, ServerProcess
+from server_process import MODEL, NAME, ROOT, ServerProcess
 from test_command_line import run
 from tiny_model import write_tiny_model
 
@@ -95,6 +96,25 @@ def test_a_profile_is_made_once_and_kept(tmp_path, monkeypatch):
     done = run("serve", model, "--load-format", "dummy", "--seed", 5, "--port", 0, "--compression-ratio", "0.5")
     assert done.returncode == 2, done.stderr
     assert "another model, with other weights" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_at_ratio_1_a_request_may_ask_for_less(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = write_tiny_model(tmp_path / "tiny")
+    with ServerProcess("--load-format", "dummy", "--enable-compression", "--compression-ratio", "1",
+                       model=str(model)) as server:
+        assert "KV cache compression: ratio 1.00" in server.text()
+        assert server.text().count("KV cache capacity at ratio") == 1
+
+        def usage(**fields):
+            reply = httpx.post(server.url + "/v1/completions", json={
+                "model": NAME, "prompt": [3 + i % 50 for i in range(600)], "max_tokens": 2, "ignore_eos": True, **fields})
+            assert reply.status_code == 200, reply.text
+            return reply.json()["usage"]["kv"]
+
+        assert usage() == {"logical_tokens": 601, "resident_tokens": 601, "ratio": 1.0}
+        asked = usage(compression_ratio=0.5)
+        assert asked == {"logical_tokens": 601, "resident_tokens": 512 // 2 + 89, "ratio": 0.5}
 
 
 def npy(descr, shape, data):

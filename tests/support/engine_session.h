@@ -7,12 +7,17 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
 
 // What tests of the engine share: a tiny model, requests, and someone who waits for their ends.
 namespace tangram {
+
+// Tokens with their log probabilities, to the bit: attention that read anything else shows there,
+// whether or not another token comes of it.
+using Answer = std::vector<std::pair<TokenId, float>>;
 
 // Collects a request's events, from the engine's thread, for a test that waits.
 class Collector {
@@ -22,6 +27,7 @@ class Collector {
       std::lock_guard lock(mutex_);
       EXPECT_FALSE(finished_) << "an event after the last one";
       if (event.token >= 0) tokens_.push_back(event.token);
+      if (event.token >= 0) answer_.emplace_back(event.token, event.logprob.logprob);
       if (tokens_.size() == 1) cached_ = event.num_cached_tokens;
       finished_ = event.finished;
       last_ = event;
@@ -34,6 +40,10 @@ class Collector {
     EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [this] { return finished_; }))
         << "no end in 60 s";
     return tokens_;
+  }
+  Answer WaitForAnswer() {
+    Wait();
+    return answer_;
   }
   void WaitForTokens(size_t count) {
     std::unique_lock lock(mutex_);
@@ -48,6 +58,7 @@ class Collector {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<TokenId> tokens_;
+  Answer answer_;
   bool finished_ = false;
   int cached_ = 0;
   TokenEvent last_;
@@ -87,6 +98,7 @@ inline Request MixedRequest(const Engine& engine, int i) {
   Request request = MakeRequest(static_cast<uint32_t>(i), 3 + i * 7 % 37, 24, info.vocab_size);
   request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
   request.sampling.seed = 100 + i;
+  request.sampling.num_logprobs = 0;
   request.compression_ratio = info.compression.ratio;
   return request;
 }
@@ -98,25 +110,26 @@ inline std::vector<TokenId> RunAlone(Engine& engine, Request request) {
   return collector.Wait();
 }
 
-// Submits `count` requests at once and returns the tokens of each.
-inline std::vector<std::vector<TokenId>> RunTogether(Engine& engine, int count) {
+// Submits `count` requests at once and returns the answers to each.
+inline std::vector<Answer> RunTogether(Engine& engine, int count) {
   std::vector<Collector> collectors(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
     Request request = MixedRequest(engine, i);
     EXPECT_TRUE(engine.Submit(std::move(request), collectors[static_cast<size_t>(i)].Listener()));
   }
-  std::vector<std::vector<TokenId>> tokens;
-  for (Collector& c : collectors) tokens.push_back(c.Wait());
-  return tokens;
+  std::vector<Answer> answers;
+  for (Collector& c : collectors) answers.push_back(c.WaitForAnswer());
+  return answers;
 }
 
-inline std::vector<std::vector<TokenId>> RunOneByOne(Engine& engine, int count) {
-  std::vector<std::vector<TokenId>> tokens;
+inline std::vector<Answer> RunOneByOne(Engine& engine, int count) {
+  std::vector<Answer> answers;
   for (int i = 0; i < count; ++i) {
-    Request request = MixedRequest(engine, i);
-    tokens.push_back(RunAlone(engine, std::move(request)));
+    Collector collector;
+    EXPECT_TRUE(engine.Submit(MixedRequest(engine, i), collector.Listener()));
+    answers.push_back(collector.WaitForAnswer());
   }
-  return tokens;
+  return answers;
 }
 
 }  // namespace tangram

@@ -26,13 +26,28 @@ TEST(CompressionOptions, EitherFlagSwitchesOn) {
   ASSERT_TRUE(by_ratio.status) << by_ratio.status.error().message;
   EXPECT_TRUE(by_ratio.config.compression.enabled());
   EXPECT_TRUE(Parse({"--enable-compression", "--compression-ratio=0.3"}).status);
-  EXPECT_TRUE(Parse({"--enable-compression", "--compression-ratio", "1"}).status);
+  const Parsed by_request = Parse({"--enable-compression", "--compression-ratio", "1"});
+  ASSERT_TRUE(by_request.status);
+  EXPECT_TRUE(by_request.config.compression.enabled());
+  EXPECT_FALSE(Parse({"--compression-ratio", "1"}).config.compression.enabled());
   const Parsed alone = Parse({"--enable-compression"});
   ASSERT_FALSE(alone.status);
   EXPECT_EQ(alone.status.error().kind, ErrorKind::kInvalidArgument);
   EXPECT_NE(alone.status.error().message.find("--compression-ratio 0.3"), std::string::npos);
   EXPECT_FALSE(Parse({"--no-enable-compression", "--compression-ratio", "0.3"}).status);
   EXPECT_TRUE(Parse({"--no-enable-compression"}).status);
+}
+
+TEST(CompressionOptions, NothingIsIgnoredInSilence) {
+  const Parsed off = Parse({"--compression-scorer", "snapkv", "--compression-chunk-size", "256"});
+  ASSERT_TRUE(off.status);
+  ASSERT_EQ(off.warnings.size(), 2u);
+  for (const std::string& warning : off.warnings) {
+    EXPECT_NE(warning.find("has no effect: nothing is compressed unless"), std::string::npos)
+        << warning;
+  }
+  EXPECT_TRUE(
+      Parse({"--compression-scorer", "snapkv", "--compression-ratio", "0.5"}).warnings.empty());
 }
 
 TEST(CompressionOptions, TheLevelIsTheScorersUnlessGiven) {
@@ -59,8 +74,8 @@ TEST(CompressionOptions, TakesTheReferencesSpellings) {
     EXPECT_EQ(parsed.config.compression.level, level) << word;
     EXPECT_EQ(parsed.warnings.size(), std::string_view(word).ends_with("_head") ? 1u : 0u) << word;
   }
-  const Parsed dump =
-      Parse({"--compression-retention-dump", "x.npz", "--head-group-cluster-map", "identity"});
+  const Parsed dump = Parse({"--compression-ratio", "0.5", "--compression-retention-dump", "x.npz",
+                             "--head-group-cluster-map", "identity"});
   ASSERT_TRUE(dump.status);
   EXPECT_EQ(dump.warnings.size(), 1u);
   EXPECT_EQ(dump.config.head_group_map, "identity");

@@ -1,5 +1,5 @@
-// Compression on a tiny model: what is generated hangs on the tokens alone, and rows are as long as
-// the table says.
+// Compression on a tiny model: what is generated, to the bit of its probabilities, hangs on the
+// tokens alone, and rows are as long as the table says.
 
 #include <gtest/gtest.h>
 
@@ -39,6 +39,30 @@ TEST_P(CompressedEngineTest, TokensDoNotDependOnLoadChunkingPreemptionOrTheCache
   EXPECT_EQ(RunTogether(*narrow, 20), expected);
   EXPECT_GT(narrow->Stats().num_preemptions, 0u);
   EXPECT_EQ(narrow->Stats().pages_held, 0);
+}
+
+// What the cache has of one ratio serves another only as far as they are the same.
+TEST_P(CompressedEngineTest, EachRequestMayHaveItsOwnRatio) {
+  EngineConfig config = Config();
+  config.compression.ratio = 1;
+  config.compression.by_request = true;
+  auto engine = Start(config);
+  config.enable_prefix_caching = false;
+  auto plain = Start(config);
+  int differing = 0;
+  for (int i = 0; i < 12; ++i) {
+    Request request = MixedRequest(*engine, i);
+    EXPECT_EQ(request.compression_ratio, 1);
+    std::vector<std::vector<TokenId>> answers;
+    for (const float ratio : {1.0f, 0.3f, 0.5f, 1.0f, 0.3f}) {
+      request.compression_ratio = ratio;
+      answers.push_back(RunAlone(*plain, request));
+      EXPECT_EQ(RunAlone(*engine, request), answers.back()) << i << " at " << ratio;
+    }
+    differing += answers[0] != answers[1] ? 1 : 0;
+  }
+  EXPECT_GT(differing, 0) << "compression changes nothing: is it on?";
+  EXPECT_GT(engine->Stats().prefix_cache_hits, 0u);
 }
 
 // Going apart inside a chunk, also where its last queries are: its tokens lie in shared pages, but
@@ -154,6 +178,7 @@ TEST(CompressionTest, RatiosAndProfilesThatDoNotFitAreRefused) {
   const auto id = engine->Submit(request, [](const TokenEvent&) { FAIL(); });
   ASSERT_FALSE(id);
   EXPECT_EQ(id.error().param, "compression_ratio");
+  EXPECT_NE(id.error().message.find("from 0.30 to 1"), std::string::npos) << id.error().message;
 }
 
 TEST(CompressionTest, ProfilesSurviveTheirFile) {
