@@ -91,7 +91,11 @@ struct OpenAiReply::Writer {
                                      {"logprobs", nullptr},
                                      {"finish_reason", nullptr}}});
     if (return_token_ids) chunk["prompt_token_ids"] = choices[index].prompt;
-    if (continuous_usage) chunk["usage"] = UsageJson({usage.prompt_tokens, 0, usage.cached_tokens});
+    if (continuous_usage) {
+      Usage before = usage;
+      before.completion_tokens = 0;
+      chunk["usage"] = UsageJson(before);
+    }
     Send(chunk);
   }
 

@@ -69,9 +69,11 @@ TEST_F(ServerTest, ContinuousUsage) {
   request["stream_options"] = {{"include_usage", false}, {"continuous_usage_stats", true}};
   request["max_tokens"] = 3;
   request["skip_special_tokens"] = false;
+  request["compression_ratio"] = 0.5;
   const auto events = Events(Post("/v1/chat/completions", request).body);
   ASSERT_EQ(events.size(), 4u);
   for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(events[i]["usage"]["kv"]["ratio"], 0.5) << i;
     EXPECT_EQ(events[i]["usage"]["completion_tokens"], i);
     EXPECT_GT(events[i]["usage"]["prompt_tokens"], 5);
   }
