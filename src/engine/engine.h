@@ -82,6 +82,8 @@ struct EngineStats {
   StepHistogram<SecondsBounds> compression_seconds;  // of a step; none without compression
   uint64_t prompt_tokens = 0, generation_tokens = 0;
   uint64_t num_preemptions = 0, prefix_cache_queries = 0, prefix_cache_hits = 0;
+  int64_t sessions = 0;  // conversations that the prefix cache keeps
+  uint64_t sessions_evicted = 0, sessions_cleared = 0;
   uint64_t num_steps = 0;
   StepHistogram<StepTokensBounds> step_tokens;
   double schedule_seconds = 0, forward_seconds = 0, sample_seconds = 0;

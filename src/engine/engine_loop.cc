@@ -318,6 +318,9 @@ void EngineLoop::PublishStats() {
   stats.num_preemptions = s.num_preemptions;
   stats.prefix_cache_queries = s.prefix_cache_queries;
   stats.prefix_cache_hits = s.prefix_cache_hits;
+  stats.sessions = s.cached_ends;
+  stats.sessions_evicted = s.cached_ends_evicted;
+  stats.sessions_cleared = s.cached_ends_cleared;
   std::lock_guard lock(mutex_);
   stats_ = stats;
 }

@@ -175,13 +175,16 @@ void PrefixCache::Evict(int64_t num_free) {
       Stamp(oldest, kHeld + ++clock_);
       ++skipped;
     } else {
+      const int64_t ends = num_ends();
       RemoveLastBlock(*oldest);
+      if (num_ends() < ends) ++ends_evicted_;
       skipped = 0;
     }
   }
 }
 
 void PrefixCache::Clear() {
+  ends_cleared_ += static_cast<uint64_t>(num_ends());
   while (!leaves_.empty()) RemoveLeaf(leaves_.begin()->second);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <set>
 #include <span>
 #include <utility>
@@ -81,6 +82,11 @@ class PrefixCache {
   void Clear();
 
   int64_t num_blocks() const { return num_blocks_; }
+  // Token sequences that are kept, each to an end of its own; and how many of them Evict and Clear
+  // have dropped, or cut back to what they share with others.
+  int64_t num_ends() const { return std::ssize(leaves_); }
+  uint64_t ends_evicted() const { return ends_evicted_; }
+  uint64_t ends_cleared() const { return ends_cleared_; }
   // Aborts unless every block is where it should be. Adds to keepers[page] how often the blocks
   // keep it.
   void CheckInvariants(std::vector<int32_t>& keepers) const;
@@ -128,6 +134,7 @@ class PrefixCache {
   std::set<std::pair<int64_t, CacheRun*>> leaves_;  // by last_used
   int64_t clock_ = 0, retired_ = 0;  // of use, upwards; of what is retired, downwards
   int64_t num_blocks_ = 0;           // tops included
+  uint64_t ends_evicted_ = 0, ends_cleared_ = 0;
 };
 
 }  // namespace tangram

@@ -229,6 +229,9 @@ SchedulerStats Scheduler::Impl::Stats() const {
   stats.blocked = admissions_blocked_;
   stats.prefix_cache_queries = cache_queries_;
   stats.prefix_cache_hits = cache_hits_;
+  stats.cached_ends = cache_.num_ends();
+  stats.cached_ends_evicted = cache_.ends_evicted();
+  stats.cached_ends_cleared = cache_.ends_cleared();
   return stats;
 }
 

@@ -51,6 +51,8 @@ struct SchedulerStats {
   uint64_t num_preemptions = 0;
   uint64_t prefix_cache_queries = 0;  // tokens
   uint64_t prefix_cache_hits = 0;     // tokens
+  int64_t cached_ends = 0;            // token sequences that the cache keeps, each to its own end
+  uint64_t cached_ends_evicted = 0, cached_ends_cleared = 0;
 };
 
 // What became of a sequence in a step.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace tangram {
 namespace {
 
@@ -72,6 +74,8 @@ Status ReadChatMessages(const Json& messages, OpenAiRequest* request) {
   if (content != last.end() && content->is_string()) {
     request->last_content = content->get<std::string>();
   }
+  request->later_turn =
+      std::ranges::any_of(read, [](const Json& message) { return message["role"] == "assistant"; });
   request->messages = DumpJson(read);
   return {};
 }

@@ -59,6 +59,15 @@ std::vector<MetricFamily> CompressionMetrics(const EngineStats& stats, const Eng
           .Add(static_cast<double>(stats.blocked_by_pages), {{"reason", "pages"}})
           .Add(static_cast<double>(stats.blocked_by_slots), {{"reason", "slots"}})
           .Add(static_cast<double>(stats.blocked_by_tokens), {{"reason", "tokens"}})
+          .Take(),
+      gauge("tangram:sessions",
+            "Conversations (or other prompts with their answers) that the prefix cache keeps, each "
+            "to an end of its own.",
+            static_cast<double>(stats.sessions)),
+      Family(MetricType::Counter, "tangram:session_evictions_total",
+             "Of those, the ones that made room for others, or were cleared.", common)
+          .Add(static_cast<double>(stats.sessions_evicted), {{"reason", "pages"}})
+          .Add(static_cast<double>(stats.sessions_cleared), {{"reason", "cleared"}})
           .Take()};
   if (!info.compression.enabled()) return families;
   families.push_back(Family(MetricType::Counter, "tangram:compression_runs_total",

@@ -9,7 +9,7 @@
 
 namespace tangram {
 
-// What the KV cache holds, and what compression does to it.
+// What the KV cache holds and keeps, and what compression does to it.
 std::vector<prometheus::MetricFamily> CompressionMetrics(const EngineStats& stats,
                                                          const EngineInfo& info,
                                                          const std::string& model_name);

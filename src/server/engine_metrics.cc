@@ -1,5 +1,6 @@
 #include "server/engine_metrics.h"
 
+#include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -53,7 +54,11 @@ void AddCacheConfig(const EngineInfo& info, FamilyList* list) {
            {"page_group_size", std::to_string(info.page_group_size)},
            {"num_rows", std::to_string(info.num_rows)},
            {"num_pages", std::to_string(info.num_pages)},
-           {"capacity_tokens", std::to_string(info.capacity_tokens)}}) {
+           {"capacity_tokens", std::to_string(info.capacity_tokens)},
+           {"compression_ratio", fmt::format("{:.2f}", info.compression.ratio)},
+           {"compression_scorer", info.compression.enabled() ? info.scorer : "none"},
+           {"compression_level", info.compression.enabled() ? info.level : "none"},
+           {"compression_chunk_size", std::to_string(info.compression.chunk)}}) {
     labels.push_back({name, value});
   }
   list->Add(MetricType::Gauge, "vllm:cache_config_info", "Settings of the KV cache, as labels.")

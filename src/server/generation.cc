@@ -127,7 +127,10 @@ void Generation::Time(const TokenEvent& event, Choice* choice) {
     choice->usage.cached_tokens = event.num_cached_tokens;
     choice->record.queue = event.queue_seconds;
     choice->record.prefill = event.prefill_seconds;
-    metrics_->OnFirstToken(Seconds(now - received_));
+    metrics_->OnFirstToken({.seconds = Seconds(now - received_),
+                            .cached_tokens = event.num_cached_tokens,
+                            .chat = request_.chat,
+                            .later_turn = request_.later_turn});
   } else {
     const double seconds = Seconds(now - choice->last_token);
     choice->record.decode += seconds;

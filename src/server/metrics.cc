@@ -88,6 +88,20 @@ struct Metrics::Histograms {
       Add("tangram:retention_ratio", "Resident over logical tokens of a request at its end.",
           kShareBuckets);
   Histogram& n = Add("vllm:request_params_n", "n asked for.", {1, 2, 5, 10, 20});
+  prometheus::Family<Histogram>& turns =
+      prometheus::BuildHistogram()
+          .Name("tangram:turn_ttft_seconds")
+          .Help("Received to first token, of the first turn of a chat and of later ones.")
+          .Register(*registry);
+  Histogram& first_turn = AddTurn("first");
+  Histogram& later_turn = AddTurn("later");
+
+ private:
+  Histogram& AddTurn(const char* turn) {
+    prometheus::Labels turn_labels = labels;
+    turn_labels["turn"] = turn;
+    return turns.Add(turn_labels, kFirstTokenBuckets);
+  }
 };
 
 Metrics::Metrics() : registry_(std::make_unique<prometheus::Registry>()) {
@@ -120,6 +134,18 @@ void Metrics::SetModel(const std::string& model_name, const EngineInfo& info) {
     success_->Add({{"finished_reason", std::string(ReasonName(reason))}});
   }
   histograms_ = std::make_unique<Histograms>(registry_.get(), labels, info.max_model_len);
+  lookups_ = &prometheus::BuildCounter()
+                  .Name("tangram:session_lookup_total")
+                  .Help("Requests that the prefix cache had a beginning of, or none.")
+                  .Labels(labels)
+                  .Register(*registry_);
+  for (const char* result : {"hit", "miss"}) lookups_->Add({{"result", result}});
+  reused_tokens_ = &prometheus::BuildCounter()
+                        .Name("tangram:session_reused_tokens_total")
+                        .Help("Prompt tokens that were not computed again.")
+                        .Labels(labels)
+                        .Register(*registry_)
+                        .Add({});
 }
 
 void Metrics::OnHttp(std::string_view handler, const HttpAccess& access) {
@@ -129,7 +155,13 @@ void Metrics::OnHttp(std::string_view handler, const HttpAccess& access) {
   http_seconds_->Add({{"handler", path}, {"method", method}}, kHttpBuckets).Observe(access.seconds);
 }
 
-void Metrics::OnFirstToken(double seconds) { histograms_->ttft.Observe(seconds); }
+void Metrics::OnFirstToken(const FirstToken& token) {
+  Histograms& h = *histograms_;
+  h.ttft.Observe(token.seconds);
+  if (token.chat) (token.later_turn ? h.later_turn : h.first_turn).Observe(token.seconds);
+  lookups_->Add({{"result", token.cached_tokens > 0 ? "hit" : "miss"}}).Increment();
+  reused_tokens_->Increment(token.cached_tokens);
+}
 
 void Metrics::OnNextToken(double seconds) {
   histograms_->itl.Observe(seconds);

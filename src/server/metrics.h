@@ -29,6 +29,14 @@ struct RequestRecord {
   double retention = 0;  // resident over logical tokens at the end; 0: it never ran
 };
 
+// What is known of one engine request at its first token.
+struct FirstToken {
+  double seconds = 0;  // since it was received
+  int cached_tokens = 0;
+  bool chat = false;
+  bool later_turn = false;  // of a chat: it has an answer already
+};
+
 // Prometheus metrics, under the names, labels and buckets of vLLM, so that its dashboards and
 // routers work; Tangram's own begin with "tangram:". Used on the server's thread.
 class Metrics {
@@ -40,8 +48,8 @@ class Metrics {
   void SetModel(const std::string& model_name, const EngineInfo& info);
 
   void OnHttp(std::string_view handler, const HttpAccess& access);
-  void OnFirstToken(double seconds);  // since the request was received
-  void OnNextToken(double seconds);   // since the one before
+  void OnFirstToken(const FirstToken& token);
+  void OnNextToken(double seconds);  // since the one before
   void OnFinished(const RequestRecord& record);
   void OnRejected(std::string_view reason);  // queue_full, shutting_down, loading, invalid
   uint64_t rejected() const { return rejected_; }
@@ -60,6 +68,8 @@ class Metrics {
   prometheus::Family<prometheus::Histogram>* http_seconds_;
   prometheus::Family<prometheus::Counter>* rejections_;
   prometheus::Family<prometheus::Counter>* success_ = nullptr;
+  prometheus::Family<prometheus::Counter>* lookups_ = nullptr;
+  prometheus::Counter* reused_tokens_ = nullptr;
   std::unique_ptr<Histograms> histograms_;
 };
 

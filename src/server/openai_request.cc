@@ -138,6 +138,9 @@ void ReadCompression(JsonFields* fields, const EngineInfo& info, OpenAiRequest* 
     JsonFields inner(*more, "vllm_xargs.");
     inner.Read("compression_ratio", &request->compression_ratio, 0, 1);
     if (!inner.ok()) fields->Fail("vllm_xargs", inner.status().error().message);
+    for (const std::string& name : inner.Unknown()) {
+      request->unknown_fields.push_back("vllm_xargs." + name);
+    }
   }
   fields->Read("compression_ratio", &request->compression_ratio, 0, 1);
   if (request->compression_ratio == 0) fields->Fail("compression_ratio", "must be above 0");
@@ -262,7 +265,7 @@ void ReadChatInput(JsonFields* fields, const ServerConfig& config, OpenAiRequest
 
 Result<OpenAiRequest> Finish(const JsonFields& fields, OpenAiRequest request) {
   TANGRAM_RETURN_IF_ERROR(fields.status());
-  request.unknown_fields = fields.Unknown();
+  for (std::string& name : fields.Unknown()) request.unknown_fields.push_back(std::move(name));
   return request;
 }
 

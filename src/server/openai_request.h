@@ -33,6 +33,7 @@ struct OpenAiRequest {
   std::string messages, tools, documents, template_kwargs;
   std::string chat_template;            // the request's own; empty: the model's
   std::string last_role, last_content;  // of the last message
+  bool later_turn = false;              // an assistant's message is among them
   bool add_generation_prompt = true;
   bool continue_final_message = false;
 

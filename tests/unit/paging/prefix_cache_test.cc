@@ -105,6 +105,28 @@ TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
   Check();
 }
 
+TEST_F(PrefixCacheTest, CountsEndsThatAreKeptAndThoseThatWent) {
+  EXPECT_EQ(cache_.num_ends(), 0);
+  Leave({1, 2, 3, 4, 5, 6, 7, 8});
+  Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});  // goes on, and has no end of its own
+  EXPECT_EQ(cache_.num_ends(), 1);
+  Leave({1, 2, 3, 4, 6, 6});
+  Leave({9, 9, 9, 9}, /*salt=*/1);
+  EXPECT_EQ(cache_.num_ends(), 3);
+  EXPECT_EQ(Found({1, 2, 3, 4, 6, 6}), 6);  // the longest is the oldest now
+  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
+  evict_one();
+  EXPECT_EQ(cache_.num_ends(), 3);
+  EXPECT_EQ(cache_.ends_evicted(), 0u) << "it is only shorter";
+  evict_one();
+  EXPECT_EQ(cache_.num_ends(), 2);
+  EXPECT_EQ(cache_.ends_evicted(), 1u);
+  cache_.Clear();
+  EXPECT_EQ(cache_.num_ends(), 0);
+  EXPECT_EQ(cache_.ends_evicted(), 1u);
+  EXPECT_EQ(cache_.ends_cleared(), 2u);
+}
+
 TEST_F(PrefixCacheTest, WhatIsBehindACommonBeginningStaysAsOldAsItWas) {
   const std::vector<int32_t> a = {1, 2, 3, 4, 5, 6, 7, 8}, b = {9, 9, 9, 9};
   Leave(a);

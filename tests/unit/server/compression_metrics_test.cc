@@ -52,6 +52,9 @@ TEST(CompressionMetrics, CountersCarryTheirLabels) {
   stats.blocked_by_pages = 1;
   stats.blocked_by_slots = 2;
   stats.blocked_by_tokens = 3;
+  stats.sessions = 12;
+  stats.sessions_evicted = 5;
+  stats.sessions_cleared = 1;
   const Samples samples(stats);
   EXPECT_EQ(samples.values.at("tangram:kv_logical_tokens"), 1000);
   EXPECT_EQ(samples.values.at("tangram:kv_resident_tokens"), 400);
@@ -61,6 +64,9 @@ TEST(CompressionMetrics, CountersCarryTheirLabels) {
   EXPECT_EQ(samples.values.at("tangram:admission_blocked_total|pages"), 1);
   EXPECT_EQ(samples.values.at("tangram:admission_blocked_total|slots"), 2);
   EXPECT_EQ(samples.values.at("tangram:admission_blocked_total|tokens"), 3);
+  EXPECT_EQ(samples.values.at("tangram:sessions"), 12);
+  EXPECT_EQ(samples.values.at("tangram:session_evictions_total|pages"), 5);
+  EXPECT_EQ(samples.values.at("tangram:session_evictions_total|cleared"), 1);
 }
 
 TEST(CompressionMetrics, StepsAreCountedUpToTheirBound) {

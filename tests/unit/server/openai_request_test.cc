@@ -214,6 +214,8 @@ TEST_F(ParseTest, CompressionRatio) {
   EXPECT_FLOAT_EQ(Chat("")->compression_ratio, 0.3f);
   EXPECT_FLOAT_EQ(Chat(R"(,"compression_ratio":1)")->compression_ratio, 1.0f);
   EXPECT_FLOAT_EQ(Chat(R"(,"vllm_xargs":{"compression_ratio":0.5})")->compression_ratio, 0.5f);
+  EXPECT_EQ(Chat(R"(,"vllm_xargs":{"foo":1})")->unknown_fields,
+            std::vector<std::string>{"vllm_xargs.foo"});
 }
 
 TEST_F(ParseTest, NullIsAsIfAbsent) {

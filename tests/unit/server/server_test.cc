@@ -237,6 +237,29 @@ TEST_F(ServerTest, MetricsUnderTheNamesThatDashboardsUse) {
   EXPECT_NE(text.find("handler=\"/v1/completions\""), std::string::npos);
 }
 
+TEST_F(ServerTest, TurnsAndWhatTheyReuseAreCounted) {
+  Start();
+  Json chat = ChatBody("a");
+  chat["max_tokens"] = 2;
+  ASSERT_EQ(Post("/v1/chat/completions", chat).status, 200);
+  chat["messages"].push_back({{"role", "assistant"}, {"content", "b"}});
+  chat["messages"].push_back({{"role", "user"}, {"content", "c"}});
+  for (int turn = 0; turn < 2; ++turn) {
+    ASSERT_EQ(Post("/v1/chat/completions", chat).status, 200);
+  }
+  ASSERT_EQ(Post("/v1/completions", Prompt("ab", 5)).status, 200);  // no turn of anything
+  const std::string text = Get("/metrics").body;
+  for (const char* line :
+       {"tangram:turn_ttft_seconds_count{engine=\"0\",model_name=\"fake\",turn=\"first\"} 1",
+        "tangram:turn_ttft_seconds_count{engine=\"0\",model_name=\"fake\",turn=\"later\"} 2",
+        "tangram:session_lookup_total{engine=\"0\",model_name=\"fake\",result=\"hit\"} 4",
+        "tangram:session_lookup_total{engine=\"0\",model_name=\"fake\",result=\"miss\"} 0",
+        "tangram:session_reused_tokens_total{engine=\"0\",model_name=\"fake\"} 12",
+        "tangram:sessions{", "tangram:session_evictions_total{"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  }
+}
+
 TEST_F(ServerTest, LoadCountsWithTheFlag) {
   Start({.server_load_tracking = true}, {.step_time = std::chrono::milliseconds(2)});
   HttpClient client(server_->port());
