@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "support/engine_session.h"
+#include "support/test_folder.h"
 
 namespace tangram {
 namespace {
@@ -20,10 +21,6 @@ namespace fs = std::filesystem;
 class FindProfileTest : public testing::Test {
  protected:
   void SetUp() override {
-    root_ = fs::path(testing::TempDir()) /
-            testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(root_);
-    fs::create_directories(root_);
     fs::copy(TinyConfig().model_path, root_ / "model");
     setenv("XDG_CACHE_HOME", (root_ / "cache").c_str(), 1);
     config_ = TinyConfig();
@@ -63,7 +60,8 @@ class FindProfileTest : public testing::Test {
   }
   std::string Cached() const { return ProfilePathInCache(model_->fingerprint()); }
 
-  fs::path root_;
+  TestFolder folder_;
+  const fs::path root_ = folder_.path();
   EngineConfig config_;
   std::unique_ptr<ops::Backend> backend_;
   std::unique_ptr<Model> model_;

@@ -9,6 +9,8 @@
 #include <fstream>
 #include <limits>
 
+#include "support/test_folder.h"
+
 namespace tangram {
 namespace {
 
@@ -19,12 +21,6 @@ constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 // A tree of control groups of its own.
 class ControlGroupsTest : public testing::Test {
  protected:
-  void SetUp() override {
-    root_ = fs::path(testing::TempDir()) /
-            testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(root_);
-    fs::create_directories(root_);
-  }
   void Write(const std::string& path, const std::string& text) {
     fs::create_directories((root_ / path).parent_path());
     std::ofstream(root_ / path) << text;
@@ -34,7 +30,8 @@ class ControlGroupsTest : public testing::Test {
     return LeftByControlGroups(root_ / "memberships", root_ / "mount");
   }
 
-  fs::path root_;
+  TestFolder folder_;
+  const fs::path root_ = folder_.path();
 };
 
 TEST_F(ControlGroupsTest, TheTightestAboveTheProcessCounts) {

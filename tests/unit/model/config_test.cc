@@ -8,6 +8,7 @@
 
 #include "model/gguf.h"
 #include "support/gguf_builder.h"
+#include "support/test_folder.h"
 
 namespace tangram {
 namespace {
@@ -31,9 +32,6 @@ Json WithArchitecture(const char* name) {
 
 class HfConfigTest : public testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   Result<ModelConfig> Read(const Json& config, const Json& generation = nullptr) {
     std::ofstream(folder_ / "config.json") << config;
     if (!generation.is_null()) std::ofstream(folder_ / "generation_config.json") << generation;
@@ -51,9 +49,8 @@ class HfConfigTest : public testing::Test {
     ExpectError(config, field);
   }
 
-  const std::filesystem::path folder_ =
-      std::filesystem::path(testing::TempDir()) /
-      testing::UnitTest::GetInstance()->current_test_info()->name();
+  TestFolder own_;
+  const std::filesystem::path folder_ = own_.path();
 };
 
 TEST_F(HfConfigTest, ReadsWhatALlamaIs) {

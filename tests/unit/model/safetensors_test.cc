@@ -7,6 +7,7 @@
 #include <random>
 
 #include "support/gguf_builder.h"
+#include "support/test_folder.h"
 
 namespace tangram {
 namespace {
@@ -116,14 +117,11 @@ TEST(SafetensorsTest, CorruptedBytesNeverReachBeyondTheFile) {
 
 class SafetensorsFolderTest : public testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
   void Write(const std::string& name, std::string_view text) {
     std::ofstream(folder_ / name, std::ios::binary) << text;
   }
-  const std::filesystem::path folder_ =
-      std::filesystem::path(testing::TempDir()) /
-      testing::UnitTest::GetInstance()->current_test_info()->name();
+  TestFolder own_;
+  const std::filesystem::path folder_ = own_.path();
 };
 
 TEST_F(SafetensorsFolderTest, SaysThatThereAreNoWeights) {

@@ -10,6 +10,7 @@
 
 #include "model/model.h"
 #include "model/rope.h"
+#include "support/test_folder.h"
 #include "tensor/float16.h"
 
 namespace tangram {
@@ -47,8 +48,8 @@ TEST(DummyWeightsTest, MatricesAreSmallRandomBf16AndNormsAreOnes) {
 }
 
 TEST(DummyWeightsTest, ServeAnyConfigWithoutWeights) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / "dummy_model";
-  std::filesystem::create_directories(folder);
+  const TestFolder own;
+  const std::filesystem::path& folder = own.path();
   std::ofstream(folder / "config.json") << R"({"architectures": ["Qwen2ForCausalLM"],
       "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
       "num_key_value_heads": 2, "vocab_size": 50, "max_position_embeddings": 64})";
@@ -63,7 +64,6 @@ TEST(DummyWeightsTest, ServeAnyConfigWithoutWeights) {
   const auto missing = LoadModel(folder, options, *backend);
   ASSERT_FALSE(missing.has_value());
   EXPECT_NE(missing.error().message.find("no model.safetensors"), std::string::npos);
-  std::filesystem::remove_all(folder);
 }
 
 TEST(LoadModelTest, SaysWhatAPathShouldBe) {

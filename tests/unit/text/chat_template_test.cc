@@ -7,6 +7,7 @@
 #include <fstream>
 #include <thread>
 
+#include "support/test_folder.h"
 #include "unit/text/tiny_tokenizer.h"
 
 namespace tangram {
@@ -109,11 +110,6 @@ TEST(ChatTemplate, NullFieldsAreDroppedAndReasoningHasItsStandardName) {
 
 class Folder {
  public:
-  Folder() : path_(testing::TempDir() + "/chat_template_folder") {
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
   void Write(const std::string& name, const std::string& text) {
     const auto file = std::filesystem::path(path_) / name;
     std::filesystem::create_directories(file.parent_path());
@@ -127,7 +123,8 @@ class Folder {
   const std::string& path() const { return path_; }
 
  private:
-  std::string path_;
+  TestFolder own_;
+  const std::string path_ = own_.path();
 };
 
 TEST(ChatTemplate, OfAFolder) {
