@@ -21,7 +21,7 @@ Interval BootstrapMean(std::span<const double> values) {
     means.push_back(sum / count);
   }
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
-  return {mean, Percentile(means, 2.5), Percentile(means, 97.5)};
+  return {mean, Percentile(means, 2.5), Percentile(means, 97.5), values.size()};
 }
 
 }  // namespace tangram

@@ -49,6 +49,8 @@ EvalRow MakeRow(std::span<const EvalRecord* const> records,
 }
 
 std::string Signed(const Interval& i, int digits) {
+  if (i.count == 0) return "-";
+  if (i.count == 1) return fmt::format("{:+.{}f}", i.mean, digits);
   return fmt::format("{:+.{}f} ({:+.{}f} to {:+.{}f})", i.mean, digits, i.low, digits, i.high,
                      digits);
 }
@@ -84,7 +86,7 @@ std::string FormatHeading(const EvalRow& first, const Columns& columns) {
   std::string text = s.length > 0 ? fmt::format("**{}**, {} tokens", first.task, s.length)
                                   : fmt::format("**{}**", first.task);
   // The counts are the first row's: where rows differ, the table has a column of contexts.
-  text += fmt::format("; {} contexts", first.contexts);
+  text += fmt::format("; {} context{}", first.contexts, first.contexts == 1 ? "" : "s");
   if (columns.loss) text += fmt::format(", {} tokens scored", first.scored);
   if (columns.questions) {
     text += fmt::format(", {} questions {}", first.questions,

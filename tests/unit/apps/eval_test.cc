@@ -165,6 +165,7 @@ TEST(Interval, IsTheNormalOneForManyValues) {
   EXPECT_EQ(BootstrapMean(constant).low, 0.5);
   EXPECT_EQ(BootstrapMean(constant).high, 0.5);
   EXPECT_EQ(BootstrapMean({}).mean, 0);
+  EXPECT_EQ(BootstrapMean(constant).count, 3u);
 }
 
 EvalRecord Record(double ratio, int context, double loss, std::vector<double> scores) {
@@ -205,6 +206,18 @@ TEST(Report, PairsEachContextWithItsFullCache) {
   const std::string plot = DrawPlot(rows);
   EXPECT_TRUE(plot.starts_with("<svg ") && plot.ends_with("</svg>\n"));
   EXPECT_NE(plot.find(">gate</text>"), std::string::npos);
+}
+
+TEST(Report, OneContextHasNoInterval) {
+  const std::vector<EvalRecord> records = {Record(1, 0, 2.0, {1, 1}), Record(0.3, 0, 2.25, {1, 0})};
+  const std::string tables = FormatTables(Summarise(records));
+  EXPECT_NE(tables.find("; 1 context, 10 tokens scored"), std::string::npos) << tables;
+  EXPECT_NE(tables.find("| 0.3 | gate | - | 1.000, 1.000 | +0.250 | 0.50 | -0.50 |"),
+            std::string::npos)
+      << tables;
+  // Without the full cache there is nothing to compare with.
+  const std::string alone = FormatTables(Summarise(std::span(records).last(1)));
+  EXPECT_NE(alone.find("| 1.000, 1.000 | - | 0.50 | - |"), std::string::npos) << alone;
 }
 
 TEST(Report, AnotherProgramsContextsArePairedWithItsOwn) {
