@@ -65,17 +65,14 @@ void WarnOfOtherScorers(Options& options, Scorer scorer) {
 
 // Of flags that say how to compress, where nothing is.
 void WarnOfNoCompression(Options& options) {
-  for (const char* flag :
-       {"compression-profile", "compression-chunk-size", "compression-window-size",
-        "compression-n-sink-tokens", "compression-floor-min", "compression-scorer",
-        "compression-level", "compression-gate-path", "compression-snap-window",
-        "compression-snap-kernel", "compression-ea-use-covariance", "compression-ea-use-vnorm",
-        "compression-ea-n-future-positions", "compression-ea-epsilon", "head-group-cluster-map"}) {
-    if (!options.Given(flag)) continue;
-    options.Warn(fmt::format(
-        "--{} has no effect: nothing is compressed unless --compression-ratio is below 1, e.g. {}",
-        flag, CompressionConfig::kSuggestedRatio));
-  }
+  options.WarnOfNoEffect(
+      {"compression-profile", "compression-chunk-size", "compression-window-size",
+       "compression-n-sink-tokens", "compression-floor-min", "compression-scorer",
+       "compression-level", "compression-gate-path", "compression-snap-window",
+       "compression-snap-kernel", "compression-ea-use-covariance", "compression-ea-use-vnorm",
+       "compression-ea-n-future-positions", "compression-ea-epsilon", "head-group-cluster-map"},
+      fmt::format("nothing is compressed unless --compression-ratio is below 1, e.g. {}",
+                  CompressionConfig::kSuggestedRatio));
 }
 
 Status Finish(Options& options, EngineConfig& config, const std::string& level) {

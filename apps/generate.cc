@@ -123,7 +123,7 @@ int RunGenerate(Args args) {
     return Fail({ErrorKind::kInvalidArgument,
                  "--max-tokens must be at least 1, and --temperature not negative", ""});
   }
-  SetLogLevel(LogLevel::kWarning);  // stdout is for the answer
+  SetLogLevel(LogLevel::kWarning);
   const auto text = LoadTextModel(engine_config.model_path, text_config);
   if (!text) return Fail(text.error());
   const auto engine =

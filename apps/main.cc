@@ -5,6 +5,7 @@
 #include <new>
 #include <string_view>
 
+#include "base/log.h"
 #include "command.h"
 #include "exit_codes.h"
 
@@ -41,6 +42,7 @@ int main(int argc, char** argv) {
   const std::string_view name = argc > 1 ? argv[1] : "";
   for (const Command& command : kCommands) {
     if (command.name != name) continue;
+    if (name != "serve") tangram::LogToStderr();
     try {
       return command.run(tangram::Args(argv + 2, argv + argc));
     } catch (const std::bad_alloc&) {

@@ -44,7 +44,12 @@ void Declare(Options& options, CalibrateConfig& config) {
   options.Add("import", &config.import_path,
               "a published profile (.npz) to write in our form, instead of calibrating");
   options.Add("num-threads", &config.num_threads, "0: one a core").Alias("-t");
-  options.Check([&config]() -> Status {
+  options.Check([&config, &options]() -> Status {
+    if (!config.import_path.empty()) {
+      options.WarnOfNoEffect({"texts", "num-samples", "sample-tokens", "compression-chunk-size",
+                              "compression-gate-path"},
+                             "what --import names is taken as it is");
+    }
     const CompressionConfig& c = config.calibration.compression;
     if (config.texts.num_samples < 0 || config.texts.sample_tokens < c.chunk) {
       return MakeError(ErrorKind::kInvalidArgument,

@@ -204,7 +204,7 @@ Result<std::vector<EvalRecord>> RunTests(EvalConfig& config) {
 }
 
 Status Evaluate(EvalConfig& config) {
-  SetLogLevel(LogLevel::kError);  // stdout is for the tables
+  SetLogLevel(LogLevel::kError);  // every worker would say the same at every setting
   std::vector<EvalRecord> records;
   for (const std::string& path : config.merge) {
     TANGRAM_ASSIGN_OR_RETURN(const auto more, ReadRecords(path));
@@ -221,6 +221,20 @@ Status Evaluate(EvalConfig& config) {
   return {};
 }
 
+// What one source of tests, or of records, makes of the flags of others.
+Status WarnOfOtherTests(Options& options, const EvalConfig& config) {
+  if (!config.data.empty()) {
+    options.WarnOfNoEffect({"tasks", "skip", "length", "continuation", "questions", "seed"},
+                           "--data brings the tests");
+  }
+  if (!config.merge.empty()) {
+    options.WarnOfNoEffect({"model", "tasks", "samples", "data", "ratios", "scorers", "levels",
+                            "compression-profile", "json", "export"},
+                           "--merge reports on what was run");
+  }
+  return {};
+}
+
 }  // namespace
 
 int RunEval(Args args) {
@@ -228,6 +242,7 @@ int RunEval(Args args) {
   Options options("tangram eval MODEL [flags]",
                   "Measures what compressing the KV cache costs a model, against its full cache.");
   Declare(options, config);
+  options.Check([&] { return WarnOfOtherTests(options, config); });
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (config.run.engine.model_path.empty() && config.merge.empty()) {
     return Fail({ErrorKind::kInvalidArgument, "name a model: tangram eval MODEL", "--model"});

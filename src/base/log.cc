@@ -24,12 +24,16 @@ class CapitalLevel final : public spdlog::custom_flag_formatter {
   }
 };
 
+void SetFormat(spdlog::logger& logger) {
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<CapitalLevel>('L').set_pattern("%L %m-%d %H:%M:%S %v");
+  logger.set_formatter(std::move(formatter));
+}
+
 spdlog::logger& Logger() {
   static auto logger = [] {
     auto made = spdlog::stdout_logger_mt("tangram");
-    auto formatter = std::make_unique<spdlog::pattern_formatter>();
-    formatter->add_flag<CapitalLevel>('L').set_pattern("%L %m-%d %H:%M:%S %v");
-    made->set_formatter(std::move(formatter));
+    SetFormat(*made);
     made->flush_on(spdlog::level::info);
     return made;
   }();
@@ -54,6 +58,11 @@ spdlog::level::level_enum ToSpdlog(LogLevel level) {
 
 void Log(LogLevel level, std::string_view message) {
   Logger().log(ToSpdlog(level), fmt::string_view(message.data(), message.size()));
+}
+
+void LogToStderr() {
+  Logger().sinks() = {std::make_shared<spdlog::sinks::stderr_sink_mt>()};
+  SetFormat(Logger());
 }
 
 void SetLogLevel(LogLevel level) { Logger().set_level(ToSpdlog(level)); }

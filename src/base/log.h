@@ -12,6 +12,8 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 // Lines go to stdout as `INFO 07-23 13:56:04 message`, the format that operators of vLLM grep.
 // Thread safe.
 void Log(LogLevel level, std::string_view message);
+// From now on to stderr: stdout is for what the program was asked for. Before the first thread.
+void LogToStderr();
 // Lines below `level` are dropped. Default: kInfo.
 void SetLogLevel(LogLevel level);
 

@@ -393,6 +393,12 @@ Status Options::ReadConfig() {
   return {};
 }
 
+void Options::WarnOfNoEffect(std::initializer_list<const char*> names, std::string_view why) {
+  for (const char* name : names) {
+    if (Given(name)) Warn(fmt::format("--{} has no effect: {}", name, why));
+  }
+}
+
 void Options::WarnOfUnknownVariables() {
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;

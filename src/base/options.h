@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -78,6 +79,8 @@ class Options {
   void Check(std::function<Status()> check) { checks_.push_back(std::move(check)); }
   // One more line for warnings().
   void Warn(std::string line) { warnings_.push_back(std::move(line)); }
+  // One for each of these options that was given: it has no effect, and why.
+  void WarnOfNoEffect(std::initializer_list<const char*> names, std::string_view why);
 
   // Reads `args` (without the program's and the command's name), the environment and the --config
   // file, and sets the values. kInvalidArgument for anything that is wrong, `param` is the flag.

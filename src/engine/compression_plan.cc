@@ -98,6 +98,22 @@ void BuildTables(const HeadDemand& demand, const EngineConfig& config, int max_m
   }
 }
 
+// What every row keeps of a first chunk, whatever its heads want.
+void WarnOfFloor(const CompressionConfig& c, int floor) {
+  const float kept = c.ratio * static_cast<float>(c.chunk);
+  const float share = static_cast<float>(floor) / kept;
+  if (share > 1) {
+    LogWarning(
+        "the floor of {} tokens a row hides the ratio {:.2f} in contexts below {:.0f} tokens",
+        floor, c.ratio, static_cast<float>(floor) / c.ratio);
+  } else if (share > 0.5f) {
+    LogWarning(
+        "the floor of {} tokens a row leaves {:.0f} of the {:.0f} that the ratio {:.2f} keeps of a "
+        "first chunk to be shared out by demand; a smaller floor or a larger chunk leaves more",
+        floor, kept - static_cast<float>(floor), kept, c.ratio);
+  }
+}
+
 }  // namespace
 
 Result<CompressionPlan> PlanCompression(const EngineConfig& config, Model& model, int max_model_len,
@@ -133,12 +149,7 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, Model& model
     TANGRAM_ASSIGN_OR_RETURN(plan.repeat_prompt,
                              RepeatPrompt(found.profile, model.config().vocab_size, found.path));
   }
-  if (RetentionFloor(c, config.page_size) > c.ratio * static_cast<float>(c.chunk)) {
-    LogWarning(
-        "the floor of {} tokens a row hides the ratio {:.2f} in contexts below {:.0f} tokens",
-        RetentionFloor(c, config.page_size), c.ratio,
-        static_cast<float>(RetentionFloor(c, config.page_size)) / c.ratio);
-  }
+  WarnOfFloor(c, RetentionFloor(c, config.page_size));
   return plan;
 }
 

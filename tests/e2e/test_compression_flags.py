@@ -72,6 +72,15 @@ def test_start_up_prints_the_resolved_set_and_the_capacity():
     assert "the floor of 256 tokens a row hides the ratio 0.30" in text
 
 
+def test_the_published_systems_floor_is_warned_of():
+    with ServerProcess(*ON[2:], "0.3", "--compression-scorer", "snapkv", "--compression-chunk-size", "2048",
+                       "--compression-window-size", "32", "--compression-floor-min", "512",
+                       "--compression-level", "perlayer_cluster", "--kv-cache-memory-bytes", "800M") as server:
+        text = server.text()
+    assert "scorer snapkv (queries 32, pooled over 7), level per-layer, chunk 2048, window 32, sinks 4, floor 512" in text
+    assert "the floor of 512 tokens a row leaves 102 of the 614 that the ratio 0.30 keeps" in text
+
+
 def serve_tiny(model):
     return ServerProcess("--load-format", "dummy", "--compression-ratio", "0.5", model=str(model))
 
@@ -140,8 +149,9 @@ def write_npz(path, layers=2, heads=2, scorer="keydiff", compression=zipfile.ZIP
 def test_a_published_profile_is_imported_and_served(tmp_path):
     model = write_tiny_model(tmp_path / "tiny")
     npz = write_npz(tmp_path / "profile.npz", compression=zipfile.ZIP_DEFLATED)
-    done = run("calibrate", model, "--import", npz)
+    done = run("calibrate", model, "--import", npz, "--texts", "unread")
     assert done.returncode == 0, done.stderr
+    assert "--texts has no effect: what --import names is taken as it is" in done.stderr
     assert "imported from a published profile of some/model" in done.stdout
     for profile in (tmp_path / "tiny.profile.safetensors", npz):
         with ServerProcess("--load-format", "dummy", "--compression-ratio", "0.3", "--compression-scorer",

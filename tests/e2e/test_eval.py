@@ -82,8 +82,10 @@ def test_ones_own_conversations(tmp_path):
     messages = [{"role": "user", "content": "Count to five."}, {"role": "assistant", "content": "One, two, three, four, five."},
                 {"role": "user", "content": "And backwards."}, {"role": "assistant", "content": "Five, four, three, two, one."}]
     data.write_text(2 * (json.dumps({"messages": messages}) + "\n"))
-    done = evaluate(MODEL, "--compression-profile", PROFILE, "--data", data, "--ratios", "0.5", "--json", tmp_path / "out")
+    done = evaluate(MODEL, "--compression-profile", PROFILE, "--data", data, "--ratios", "0.5", "--json", tmp_path / "out",
+                    "--length", 1024)
     assert done.returncode == 0, done.stderr
+    assert "--length has no effect: --data brings the tests" in done.stderr and "WARNING" not in done.stdout
     records = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert len(records) == 4 and all(0 < r["loss"] < 4 for r in records)
     # Below a chunk nothing is dropped.
