@@ -5,7 +5,7 @@
     eval_kvpress.py MODEL.gguf tests.json records.jsonl    on a GPU if there is one
     tangram eval --merge ours.jsonl,records.jsonl          both in one table
 
-Needs torch, transformers with gguf, and kvpress (PyPI). Weights are the GGUF file's, dequantised to float32. A method
+Needs torch, transformers (tried: 5.17) with gguf, and kvpress (0.5.5; PyPI). Weights are the GGUF file's, dequantised to float32. A method
 compresses once, when the whole context has been read with its full cache (kvzip after reading it a second time); Tangram
 compresses chunk by chunk as it reads. Ratios are shares kept, as everywhere in Tangram.
 """
@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import pathlib
+import sys
 import tempfile
 import time
 
@@ -32,12 +33,15 @@ def make_press(name, ratio):
     return kinds[name](compression_ratio=1 - ratio)
 
 
-def load_model(path, device):
+def load_model(path, device, vocabulary):
     folder, name = str(path.parent), path.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32, attn_implementation="sdpa")
-    # kvzip loads a tokenizer by the model's name.
-    tokenizer_folder = tempfile.mkdtemp()
+    # kvzip loads a tokenizer by the model's name. What transformers 5.2.0 saves of this one knows no white space.
+    tokenizer_folder, probe = tempfile.mkdtemp(), "\n\nRepeat the previous context exactly."
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(tokenizer_folder)
+    tokens = AutoTokenizer.from_pretrained(tokenizer_folder).encode(probe, add_special_tokens=False)
+    if "".join(vocabulary[t] for t in tokens) != probe:
+        sys.exit(f"{path}: this transformers' tokenizer is not the one of the tests; 5.17's is")
     model.config.name_or_path = tokenizer_folder
     return model.to(device).eval()
 
@@ -51,8 +55,10 @@ class Batch:
         if press is None:
             out = model(input_ids=ids, past_key_values=self.cache, logits_to_keep=1)
         else:
+            # kvpress 0.5.5 asks what each layer is called with for cache_position; transformers no longer makes one (5.2.0 did).
             with press(model):
-                out = model(input_ids=ids, past_key_values=self.cache, logits_to_keep=1)
+                out = model(input_ids=ids, past_key_values=self.cache, logits_to_keep=1,
+                            cache_position=torch.arange(ids.shape[1], device=ids.device))
         self.logits = out.logits[:, -1]
         self.position = torch.full((len(contexts), 1), ids.shape[1], device=model.device)
         self.valid = torch.ones(len(contexts), self.cache.get_seq_length(), dtype=torch.bool, device=model.device)
@@ -147,7 +153,7 @@ def main():
 
     logging.disable(logging.WARNING)
     tests = json.loads(args.tests.read_text())
-    model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu", tests["vocabulary"])
     groups = {}
     for sample in tests["samples"]:
         if args.samples == 0 or sample["context"] < args.samples:
