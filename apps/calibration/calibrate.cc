@@ -2,9 +2,13 @@
 // gate that says which tokens; or imports a published profile.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <filesystem>
 
 #include "calibration/text_calibration.h"
 #include "command.h"
@@ -93,11 +97,25 @@ Result<Profile> Import(const CalibrateConfig& config) {
   return profile;
 }
 
+// Said before minutes are spent on what could not be kept.
+Status CheckFolder(const std::string& file) {
+  const std::string folder = std::filesystem::absolute(file).parent_path();
+  if (access(folder.c_str(), W_OK | X_OK) == 0) return {};
+  return MakeError(ErrorKind::kLoad,
+                   fmt::format("{}: cannot be written: {}: {}; name another file with -o", file,
+                               folder, std::strerror(errno)),
+                   "output");
+}
+
 Status WriteProfile(CalibrateConfig& config) {
   const auto start = std::chrono::steady_clock::now();
   const bool import = !config.import_path.empty();
-  TANGRAM_ASSIGN_OR_RETURN(const Profile profile, import ? Import(config) : MeasureModel(config));
   if (config.output.empty()) config.output = ProfilePathBeside(config.model);
+  std::error_code ignored;  // a model that is not there is told by whoever loads it
+  if (std::filesystem::exists(config.model, ignored)) {
+    TANGRAM_RETURN_IF_ERROR(CheckFolder(config.output));
+  }
+  TANGRAM_ASSIGN_OR_RETURN(const Profile profile, import ? Import(config) : MeasureModel(config));
   TANGRAM_RETURN_IF_ERROR(SaveProfile(profile, config.output));
   Report(profile, config.output);
   if (import && profile.imported_from.empty()) {

@@ -6,7 +6,7 @@ import pytest
 from openai import OpenAI
 
 from exact_memory import CHUNK, PROFILE
-from server_process import NAME, ROOT, ServerProcess
+from server_process import MODEL, NAME, ROOT, ServerProcess
 from test_command_line import run
 
 RATIO = 0.3
@@ -64,6 +64,22 @@ def test_facts_stay_and_memory_shrinks(talk):
 
 def test_answers_do_not_depend_on_the_cache(talk):
     assert conversation(talk, cache_salt="second")[0] == conversation(talk, cache_salt="third")[0]
+
+
+@pytest.mark.parametrize("scorer", ["gate", "expected_attention"])
+def test_slices_of_a_prompt_change_nothing(scorer):
+    """Some 650 tokens, in steps of 7 or at once; every scorer on a tiny model: engine_compression_test."""
+    text = (ROOT / "examples/island.txt").read_text()[:2600]
+
+    def answer(*flags):
+        done = run("generate", MODEL, "-p", text, "-n", 16, "--ignore-eos", "--compression-chunk-size", 256,
+                   "--compression-scorer", scorer, "--compression-profile", PROFILE, "--kv-cache-memory-bytes", "200M", *flags)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sliced = answer("--compression-ratio", 0.3, "--max-num-batched-tokens", 7)
+    assert sliced == answer("--compression-ratio", 0.3, "--max-num-batched-tokens", 2048)
+    assert sliced != answer("--max-num-batched-tokens", 2048), "compression changes nothing: is it on?"
 
 
 def test_a_request_may_opt_out(talk):
