@@ -100,7 +100,7 @@ Result<Profile> Import(const CalibrateConfig& config) {
 // Said before minutes are spent on what could not be kept.
 Status CheckFolder(const std::string& file) {
   const std::string folder = std::filesystem::absolute(file).parent_path();
-  if (access(folder.c_str(), W_OK | X_OK) == 0) return {};
+  if (access((folder + "/.").c_str(), W_OK | X_OK) == 0) return {};
   return MakeError(ErrorKind::kLoad,
                    fmt::format("{}: cannot be written: {}: {}; name another file with -o", file,
                                folder, std::strerror(errno)),
