@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <string>
 #include <vector>
@@ -51,6 +52,15 @@ std::string DashOf(const std::map<std::string, size_t>& numbers, const std::stri
   return round == 0 ? "" : fmt::format(" stroke-dasharray=\"{} 3\"", 9 / round);
 }
 
+// Between two lines of the grid: a fifth, half or twice a power of ten, at most six to a range.
+double GridStep(double range) {
+  const double power = std::pow(10, std::floor(std::log10(range)));
+  for (const double step : {0.2, 0.5}) {
+    if (range <= 6 * step * power) return step * power;
+  }
+  return power * 2;
+}
+
 std::string DrawPanel(const Lines& lines, const std::map<std::string, size_t>& numbers, double x0,
                       const char* title) {
   double low = 0, high = 0.01;
@@ -64,11 +74,15 @@ std::string DrawPanel(const Lines& lines, const std::map<std::string, size_t>& n
   const auto y = [&](double value) { return kTop + (high - value) / (high - low) * kHeight; };
   std::string svg = fmt::format("<text x=\"{}\" y=\"{}\">{}</text>\n", x0, kTop - 14, title);
   for (int i = 0; i <= 4; ++i) {
-    const double memory = i / 4.0, value = low + (high - low) * i / 4;
+    const double memory = i / 4.0;
     svg += fmt::format(
         "<path d=\"M{0:.1f} {1}V{2}\" class=\"grid\"/><text x=\"{0:.1f}\" y=\"{3}\" "
         "text-anchor=\"middle\">{4:.2f}</text>\n",
         x(memory), kTop, kTop + kHeight, kTop + kHeight + 18, memory);
+  }
+  const double step = GridStep(high - low);
+  for (double i = std::ceil(low / step); i * step <= high; ++i) {
+    const double value = i * step + 0.0;  // no -0
     svg += fmt::format(
         "<path d=\"M{0} {1:.1f}h{2}\" class=\"grid\"/><text x=\"{3}\" y=\"{4:.1f}\" "
         "text-anchor=\"end\">{5:.2f}</text>\n",

@@ -117,8 +117,11 @@ std::vector<EvalRow> Summarise(std::span<const EvalRecord> records) {
   }
   std::vector<EvalRow> rows;
   for (auto& [key, group] : groups) {
-    // Records come in any order; the intervals are always the same.
-    std::ranges::sort(group, {}, &EvalRecord::context);
+    // Records come in any order, and the full cache's in each of several files; the means and
+    // intervals are always the same.
+    std::ranges::stable_sort(group, {}, &EvalRecord::context);
+    const auto repeated = std::ranges::unique(group, {}, &EvalRecord::context);
+    group.erase(repeated.begin(), repeated.end());
     rows.push_back(MakeRow(group, full));
   }
   std::ranges::stable_sort(rows, [](const EvalRow& a, const EvalRow& b) {

@@ -220,6 +220,14 @@ TEST(Report, OneContextHasNoInterval) {
   EXPECT_NE(alone.find("| 1.000, 1.000 | - | 0.50 | - |"), std::string::npos) << alone;
 }
 
+TEST(Report, AContextOfSeveralFilesCountsOnce) {
+  const auto rows = Summarise(
+      std::vector{Record(1, 0, 2.0, {1}), Record(1, 1, 4.0, {0}), Record(1, 0, 2.0, {1})});
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].contexts, 2);
+  EXPECT_DOUBLE_EQ(rows[0].loss.mean, 3.0);
+}
+
 TEST(Report, AnotherProgramsContextsArePairedWithItsOwn) {
   auto other = Record(0.3, 0, 5.0, {0});
   other.setting.source = "kvpress";
