@@ -31,7 +31,7 @@ class Chain {
         chunk_(chunk),
         case_(shape_, Load(), {}, SplitMode::kEqualRanges, 132, false, 1),
         scores_(case_.num_virtual_pages() * kPageTokens),
-        qkv_(size_t{kTokens} * Width()),
+        qkv_(size_t{kTokens} * shape_.qkv_width()),
         out_(size_t{kTokens} * shape_.q_heads * shape_.head_dim),
         inv_freq_(std::vector<float>(shape_.head_dim / 2, 0.01f)),
         zeros_(std::vector<int32_t>(kTokens, 0)) {
@@ -72,8 +72,6 @@ class Chain {
     DeviceArray<int32_t> ranges;
     DeviceArray<PrefillMerge> merges;
   };
-
-  int Width() const { return (shape_.q_heads + 2 * shape_.kv_heads) * shape_.head_dim; }
 
   // Rows between 0.1 and 0.5 of the sequence.
   DecodeLoad Load() const {
@@ -120,7 +118,7 @@ class Chain {
     const auto plan = case_.plan_params();
     const auto kv = case_.attention_params(0).kv;
     const size_t first = size_t{1} * i * chunk_;
-    __nv_bfloat16* qkv = qkv_.data() + first * Width();
+    __nv_bfloat16* qkv = qkv_.data() + first * shape_.qkv_width();
     const bool with_scores = work == Work::kStaticScores;
     RunAppend(
         {qkv, chunk_, shape_.q_heads, shape_.kv_heads, nullptr, nullptr, 1e-6f,

@@ -15,6 +15,7 @@ struct DecodeShape {
   DType dtype;
 
   int group() const { return q_heads / kv_heads; }
+  int qkv_width() const { return (q_heads + 2 * kv_heads) * head_dim; }  // of a token
   int num_rows() const { return layers * kv_heads / group_size; }
   size_t page_bytes() const {  // of a virtual page
     return BytesFor(dtype, int64_t{2} * ops::cuda::kPageTokens * head_dim);

@@ -7,17 +7,11 @@
 #include <numeric>
 #include <random>
 
-#include "bench/cuda/decode_case.h"
+#include "ops/cuda/case_support.h"
 #include "ops/cuda/pages.h"
 
 namespace tangram {
 namespace {
-
-using bench::DecodeCase;
-using bench::DecodeLoad;
-using bench::DecodeShape;
-using ops::cuda::CudaAppendParams;
-using ops::cuda::DeviceArray;
 
 struct Variant {
   const char* name;
@@ -31,7 +25,7 @@ class AppendTest : public testing::TestWithParam<Variant> {
     const int d = shape().head_dim;
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    for (int i = 0; i < d / 2; ++i) inv_freq_.push_back(std::pow(1e4f, -2.0f * i / d));
+    inv_freq_ = RotationFrequencies(d);
     for (int i = 0; i < d; ++i) q_norm_.push_back(1 + 0.1f * normal(random));
     for (int i = 0; i < d; ++i) k_norm_.push_back(1 + 0.1f * normal(random));
   }
@@ -55,7 +49,7 @@ class AppendTest : public testing::TestWithParam<Variant> {
     const bool norm = GetParam().norm;
     for (int i = 0; i < tokens * shape().kv_heads; ++i) new_scores_.push_back(normal(random));
     DeviceArray<float> new_scores(new_scores_);
-    scores_ = DeviceArray<float>(c.num_virtual_pages() * ops::cuda::kPageTokens);
+    scores_ = DeviceArray<float>(c.num_virtual_pages() * kPageTokens);
     scores_.FillBytes(0xff);
     ops::cuda::RunAppend(
         {qkv.data(), tokens, shape().q_heads, shape().kv_heads, norm ? q_norm.data() : nullptr,
@@ -128,8 +122,7 @@ class AppendTest : public testing::TestWithParam<Variant> {
 
   // The score beside the token at `index` of a head's row.
   float ScoreAt(const DecodeCase& c, int sequence, int head, int index) const {
-    const int64_t page = c.VirtualPages(1, sequence, head)[index / ops::cuda::kPageTokens];
-    return scores_.Download()[page * ops::cuda::kPageTokens + index % ops::cuda::kPageTokens];
+    return scores_.Download()[ScoreIndex(c.VirtualPages(1, sequence, head), index)];
   }
 
   DeviceArray<float> scores_;
@@ -167,7 +160,7 @@ TEST_P(AppendTest, Decode) {
     }
   }
   const auto after = c.Pool();
-  const size_t row_bytes = shape().page_bytes() / (2 * ops::cuda::kPageTokens);
+  const size_t row_bytes = shape().page_bytes() / (2 * kPageTokens);
   size_t changed = 0;
   for (size_t i = 0; i < after.size(); i += row_bytes) {
     changed += std::memcmp(&before[i], &after[i], row_bytes) != 0;

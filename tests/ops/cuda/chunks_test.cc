@@ -5,8 +5,8 @@
 #include <functional>
 #include <random>
 
-#include "bench/cuda/decode_case.h"
 #include "ops/cuda/append.h"
+#include "ops/cuda/compress_case.h"
 #include "ops/cuda/numeric.h"
 #include "ops/cuda/score_queries.h"
 
@@ -16,15 +16,8 @@
 namespace tangram {
 namespace {
 
-using bench::DecodeCase;
-using bench::DecodeLoad;
-using bench::DecodeShape;
-using ops::cuda::CompressParams;
-using ops::cuda::DeviceArray;
-using ops::cuda::kPageTokens;
-
-constexpr int kChunk = 256, kChunks = 6, kTokens = kChunks * kChunk;
-constexpr int kWindow = 32, kSinks = 4, kQueryWindow = 32, kLayer = 1;
+constexpr int kChunks = 6, kTokens = kChunks * kChunk;
+constexpr int kQueryWindow = 32, kLayer = 1;
 constexpr int kOthers = 64, kOtherTokens = 17;
 
 enum class Scorer { kGate, kKeyDiff, kSnapKv, kExpectedAttention };
@@ -45,8 +38,8 @@ class ChunksTest : public testing::TestWithParam<Variant> {
  protected:
   ChunksTest()
       : shape_{2, 8, 2, GetParam().head_dim, 1, GetParam().dtype},
-        qkv_(ops::cuda::RandomBf16(size_t{kTokens} * Width(), 3)),
-        others_(ops::cuda::RandomBf16(size_t{kOthers} * Width(), 4)) {
+        qkv_(ops::cuda::RandomBf16(size_t{kTokens} * shape_.qkv_width(), 3)),
+        others_(ops::cuda::RandomBf16(size_t{kOthers} * shape_.qkv_width(), 4)) {
     std::mt19937 random(5);
     std::normal_distribution<float> normal;
     for (int i = 0; i < kTokens * shape_.kv_heads; ++i) gate_.push_back(normal(random));
@@ -57,14 +50,9 @@ class ChunksTest : public testing::TestWithParam<Variant> {
         r = std::max<int32_t>(48, r + random() % (kChunk / kPageTokens + 1) * kPageTokens);
       }
     }
-    std::vector<float> inv_freq;
-    for (int i = 0; i < shape_.head_dim / 2; ++i) {
-      inv_freq.push_back(std::pow(1e4f, -2.0f * i / shape_.head_dim));
-    }
-    inv_freq_ = DeviceArray<float>(inv_freq);
+    inv_freq_ = DeviceArray<float>(RotationFrequencies(shape_.head_dim));
   }
 
-  int Width() const { return (shape_.q_heads + 2 * shape_.kv_heads) * shape_.head_dim; }
   DecodeCase MakeCase(const std::vector<int32_t>& retained, int chunk) const {
     std::vector<int32_t> tokens(1 + kOthers, kOtherTokens);
     tokens[0] = kTokens;
@@ -75,15 +63,15 @@ class ChunksTest : public testing::TestWithParam<Variant> {
 
   // Appends tokens [first, last) of the sequence, and tokens of others behind them.
   void Append(const DecodeCase& c, int first, int last, bool others) {
-    std::vector<__nv_bfloat16> qkv(qkv_.begin() + size_t{1} * first * Width(),
-                                   qkv_.begin() + size_t{1} * last * Width());
+    std::vector<__nv_bfloat16> qkv(qkv_.begin() + size_t{1} * first * shape_.qkv_width(),
+                                   qkv_.begin() + size_t{1} * last * shape_.qkv_width());
     std::vector<float> gate(gate_.begin() + first * shape_.kv_heads,
                             gate_.begin() + last * shape_.kv_heads);
     std::vector<int32_t> position, slot;
     for (int t = first; t < last; ++t) position.push_back(t), slot.push_back(c.size() - 1);
     for (int i = 0; others && i < kOthers; ++i) {
-      qkv.insert(qkv.end(), others_.begin() + size_t{1} * i * Width(),
-                 others_.begin() + size_t{1} * (i + 1) * Width());
+      qkv.insert(qkv.end(), others_.begin() + size_t{1} * i * shape_.qkv_width(),
+                 others_.begin() + size_t{1} * (i + 1) * shape_.qkv_width());
       gate.insert(gate.end(), shape_.kv_heads, 1e9f);
       position.push_back(kOtherTokens - 1), slot.push_back(i);
     }
@@ -177,8 +165,7 @@ class ChunksTest : public testing::TestWithParam<Variant> {
       const auto pages = c.VirtualPages(kLayer, 0, head);
       held.scores.emplace_back();
       for (int i = 0; i < length(head); ++i) {
-        held.scores.back().push_back(
-            scores[pages[i / kPageTokens] * kPageTokens + i % kPageTokens]);
+        held.scores.back().push_back(scores[ScoreIndex(pages, i)]);
       }
     }
     return held;

@@ -4,19 +4,14 @@
 #include <random>
 #include <vector>
 
-#include "bench/cuda/decode_case.h"
+#include "ops/cuda/case_support.h"
 #include "ops/cuda/compress.h"
 
 // What the tests of compression share: sequences at boundaries, with keys and values.
 
 namespace tangram {
 
-using bench::DecodeCase;
-using bench::DecodeLoad;
-using bench::DecodeShape;
 using ops::cuda::CompressParams;
-using ops::cuda::DeviceArray;
-using ops::cuda::kPageTokens;
 
 constexpr int kChunk = 256, kWindow = 32, kSinks = 4;
 
@@ -92,7 +87,7 @@ class CompressCase {
     const auto pages = kv_.VirtualPages(layer, sequence, head);
     std::vector<float> row;
     for (int i = 0; i < kv_.EntryTokens(layer, sequence, head); ++i) {
-      row.push_back(scores[pages[i / kPageTokens] * kPageTokens + i % kPageTokens]);
+      row.push_back(scores[ScoreIndex(pages, i)]);
     }
     return row;
   }

@@ -109,7 +109,7 @@ TEST_P(CompressTest, WorstOrders) {
     c_.ForEachRow([&](int layer, int t, int head) {
       const auto pages = c_.kv().VirtualPages(layer, t, head);
       for (int i = 0; i < c_.kv().EntryTokens(layer, t, head); ++i) {
-        scores[pages[i / kPageTokens] * kPageTokens + i % kPageTokens] = sign * i;
+        scores[ScoreIndex(pages, i)] = sign * i;
       }
     });
     ExpectCompacted(scores);

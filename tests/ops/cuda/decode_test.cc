@@ -5,15 +5,12 @@
 #include <cstring>
 #include <random>
 
-#include "bench/cuda/decode_case.h"
+#include "ops/cuda/case_support.h"
 #include "ops/cuda/device.h"
 
 namespace tangram {
 namespace {
 
-using bench::DecodeCase;
-using bench::DecodeLoad;
-using bench::DecodeShape;
 using ops::cuda::SplitMode;
 
 float RoundBf16(float x) { return static_cast<float>(static_cast<__nv_bfloat16>(x)); }
@@ -98,7 +95,7 @@ DecodeLoad RaggedLoad(const DecodeShape& shape, const std::vector<int32_t>& num_
   for (int k = 0; k < boundaries; ++k) {
     for (int32_t& tokens : row) {
       load.retained.push_back(tokens);
-      tokens += random() % 5 == 0 ? load.chunk : random() % 9 * ops::cuda::kPageTokens;
+      tokens += random() % 5 == 0 ? load.chunk : random() % 9 * kPageTokens;
     }
   }
   return load;

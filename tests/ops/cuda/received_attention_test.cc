@@ -6,17 +6,13 @@
 #include <cmath>
 #include <cstring>
 
-#include "bench/cuda/decode_case.h"
+#include "ops/cuda/case_support.h"
 #include "ops/cuda/numeric.h"
 
 namespace tangram {
 namespace {
 
-using bench::DecodeCase;
-using bench::DecodeLoad;
-using bench::DecodeShape;
 using ops::cuda::CudaStepQueries;
-using ops::cuda::DeviceArray;
 
 constexpr int kLayer = 1, kSequence = 1;
 constexpr int kChunk = 512;
@@ -30,7 +26,7 @@ class Step {
       : shape_(shape),
         tokens_(tokens),
         case_(shape, Load(chunks), {}, ops::cuda::SplitMode::kEqualRanges, 132, true, 5),
-        qkv_(ops::cuda::RandomBf16(size_t{1} * tokens * Width(), 6, 0.7f)) {}
+        qkv_(ops::cuda::RandomBf16(size_t{1} * tokens * shape_.qkv_width(), 6, 0.7f)) {}
 
   int kv_heads() const { return shape_.kv_heads; }
   int tokens() const { return tokens_; }
@@ -75,8 +71,8 @@ class Step {
     const auto kv = case_.KeysValues(kLayer, kSequence, head);
     for (int q = 0; q < tokens_ * shape_.group(); ++q) {
       const int t = q / shape_.group();
-      const __nv_bfloat16* query =
-          &qkv_[size_t{1} * t * Width() + (head * shape_.group() + q % shape_.group()) * d];
+      const __nv_bfloat16* query = &qkv_[size_t{1} * t * shape_.qkv_width() +
+                                         (head * shape_.group() + q % shape_.group()) * d];
       std::vector<double> weights(history + t + 1);
       double sum = 0;
       for (size_t k = 0; k < weights.size(); ++k) {
@@ -89,7 +85,6 @@ class Step {
   }
 
  private:
-  int Width() const { return (shape_.q_heads + 2 * shape_.kv_heads) * shape_.head_dim; }
   DecodeLoad Load(int chunks) const {
     DecodeLoad load{{40, chunks * kChunk + tokens_}, {}, kChunk};
     for (int k = 0; k <= chunks; ++k) {

@@ -282,10 +282,8 @@ TEST_P(ScoreQueriesTest, ExpectedAttention) {
   const int d = shape().head_dim;
   KeepRandomQueries(kChunk, 0.2f);
   for (const bool variant : {false, true}) {
-    ExpectedReference reference{d, {}, variant, !variant, variant ? 64 : 512};
-    for (int i = 0; i < d / 2; ++i) {
-      reference.inv_freq.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / d)));
-    }
+    const ExpectedReference reference{d, RotationFrequencies(d), variant, !variant,
+                                      variant ? 64 : 512};
     const DeviceArray<float> inv_freq(reference.inv_freq);
     ExpectedAttentionParams params{
         c_.Params(0, shape().layers), Kept(), inv_freq.data(),  1.0f,  reference.interleaved,
