@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int stage = 0; stage < S::kStages; ++stage) start_copy(stage);
   if (!waited) cudaGridDependencySynchronize();
   waited = true;
-  cudaTriggerProgrammaticLaunchCompletion();  // the combine may take its place
+  cudaTriggerProgrammaticLaunchCompletion();  // the combine may stand beside it and wait
 
   WarpAttention<Kv, kDim> attention;
   TaskWalker walker(p.plan, blockIdx.x, warp);
@@ -184,6 +184,9 @@ template <class Kv, int kDim>
 void Launch(const DecodeAttentionParams& params, const KvTensorMap& map, cudaStream_t stream) {
   auto kernel = DecodeSm90Kernel<Kv, kDim>;
   constexpr int kShared = sizeof(Shared<Kv, kDim>);
+  // A block of the combine, which has none of its own, stands beside: the device keeps 1 KiB a
+  // block for itself, of 228.
+  static_assert(kShared + 2 * 1024 <= 228 * 1024);
   static const bool configured = [&] {
     TANGRAM_CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
