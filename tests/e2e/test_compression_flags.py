@@ -157,6 +157,9 @@ def test_a_published_profile_is_imported_and_served(tmp_path):
         with ServerProcess("--load-format", "dummy", "--compression-ratio", "0.3", "--compression-scorer",
                            "keydiff", "--compression-profile", str(profile), model=str(model)) as server:
             assert "imported from a published profile of some/model" in server.text()
+    done = run("serve", model, "--port", 0, "--load-format", "dummy", "--compression-ratio", "0.3",
+               "--compression-profile", npz)
+    assert done.returncode == 2 and "give --compression-scorer keydiff, or make one" in done.stderr
     other = write_npz(tmp_path / "other.npz", layers=3)
     done = run("calibrate", model, "--import", other)
     assert done.returncode == 2
