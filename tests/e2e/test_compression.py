@@ -121,5 +121,23 @@ def test_metrics_tell_what_compression_did(talk, compressed):
     assert compressed.metric("tangram:row_length_imbalance") >= 1
 
 
+def test_metrics_tell_turns_and_what_they_reuse(talk, compressed):
+    def read():
+        return {"first": compressed.metric("tangram:turn_ttft_seconds_count", turn="first"),
+                "later": compressed.metric("tangram:turn_ttft_seconds_count", turn="later"),
+                "hit": compressed.metric("tangram:session_lookup_total", result="hit"),
+                "miss": compressed.metric("tangram:session_lookup_total", result="miss"),
+                "reused": compressed.metric("tangram:session_reused_tokens_total")}
+
+    before = read()
+    _, usages = conversation(talk, cache_salt="turns")
+    cached = sum(usage.prompt_tokens_details.cached_tokens for usage in usages)
+    assert cached > 4000
+    after = read()
+    assert {key: after[key] - before[key] for key in before} == {
+        "first": 1, "later": 2, "hit": 2, "miss": 1, "reused": cached}
+    assert compressed.metric("tangram:sessions") >= 1
+
+
 def test_all_pages_come_back(compressed):
     compressed.wait_until_empty()
