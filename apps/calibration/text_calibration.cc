@@ -99,10 +99,17 @@ Result<Profile> MakeProfile(const EngineConfig& config, const TextConfig& text_c
                      "were trained for the model",
                      "compression_gate_path");
   }
+  const int longest = model.config().max_position_embeddings;
+  if (longest < config.compression.chunk) {
+    return MakeError(ErrorKind::kInvalidArgument,
+                     fmt::format("--compression-chunk-size {}: the model's contexts end at {} "
+                                 "tokens, so that nothing would ever be compressed",
+                                 config.compression.chunk, longest),
+                     "compression_chunk_size");
+  }
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model_path, text_config));
   CalibrationTexts texts;
-  texts.sample_tokens = std::min(std::max(texts.sample_tokens, config.compression.chunk),
-                                 model.config().max_position_embeddings);
+  texts.sample_tokens = std::min(std::max(texts.sample_tokens, config.compression.chunk), longest);
   TANGRAM_ASSIGN_OR_RETURN(Profile profile, CalibrateOnTexts(model, backend, text, texts, options));
   LogInfo("Calibration took {:.0f} seconds ({} samples of {} tokens of the bundled text)",
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),

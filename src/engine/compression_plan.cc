@@ -150,6 +150,12 @@ Result<CompressionPlan> PlanCompression(const EngineConfig& config, Model& model
                              RepeatPrompt(found.profile, model.config().vocab_size, found.path));
   }
   WarnOfFloor(c, RetentionFloor(c, config.page_size));
+  if (max_model_len <= c.chunk) {
+    LogWarning(
+        "contexts of at most {} tokens end before they are compressed; lower "
+        "--compression-chunk-size {}",
+        max_model_len, c.chunk);
+  }
   return plan;
 }
 

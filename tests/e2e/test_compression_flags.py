@@ -81,6 +81,16 @@ def test_the_published_systems_floor_is_warned_of():
     assert "the floor of 512 tokens a row leaves 102 of the 614 that the ratio 0.30 keeps" in text
 
 
+def test_chunks_that_no_context_fills_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = run("generate", MODEL, "-p", "Hello", "-n", 1, "--max-model-len", 512, "--kv-cache-memory-bytes", "100M",
+               *ON[2:], "0.3")
+    assert done.returncode == 0 and "end before they are compressed" in done.stderr
+    model = write_tiny_model(tmp_path / "tiny", positions=256)
+    done = run("generate", model, "-p", "Hello", "--load-format", "dummy", "--compression-ratio", "0.3")
+    assert done.returncode == 2 and "the model's contexts end at 256 tokens" in done.stderr
+
+
 def serve_tiny(model):
     return ServerProcess("--load-format", "dummy", "--compression-ratio", "0.5", model=str(model))
 

@@ -11,13 +11,13 @@ def byte_alphabet():
     return [chr(byte if byte in printing else next(others)) for byte in range(256)]
 
 
-def write_tiny_model(folder, layers=2, kv_heads=2):
+def write_tiny_model(folder, layers=2, kv_heads=2, positions=1024):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": layers,
         "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2 * kv_heads,
         "num_key_value_heads": kv_heads, "head_dim": 16, "vocab_size": 258, "hidden_act": "silu",
-        "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+        "max_position_embeddings": positions, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
         "rope_theta": 10000.0, "bos_token_id": 256, "eos_token_id": 257}))
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     (folder / "tokenizer.json").write_text(json.dumps({
