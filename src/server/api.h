@@ -58,10 +58,14 @@ class Api {
   // Works on a body, on a text thread.
   using TextWork = std::function<HttpResponse(const std::string& body, const ServedModel& model)>;
 
+  static constexpr size_t kMaxIdLength = 128;  // of X-Request-Id, the rest is cut off
+
   static const std::vector<Route>& Routes();
   const Route* FindRoute(std::string_view path) const;
   static HttpResponse NoRoute(const std::string& path);
   std::string StripRoot(std::string path) const;
+  // Refuses a name that is not the model's; an empty one will do.
+  static Status CheckModel(const std::string& name, const ServedModel& model);
   // Whether the request may go on; else it was answered.
   bool Admit(const Route& route, const HttpRequest& request, HttpReply& reply);
 
