@@ -147,6 +147,7 @@ void LaunchFew(const DecodeAttentionParams& params, cudaStream_t stream) {
 void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream) {
   const int group = params.num_q_heads / params.num_kv_heads;
   const bool invariant = params.plan.mode == SplitMode::kBatchInvariant;
+  // (The order of sums hangs on the number of warps, so in batch-invariant mode that is fixed.)
   const bool few =
       !invariant && group <= 8 && 4 * params.plan.num_entries >= params.plan.num_ranges;
   const bool wide = params.kv.head_dim > 128;
