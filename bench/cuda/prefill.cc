@@ -10,9 +10,9 @@
 #include "ops/cuda/device.h"
 #include "ops/cuda/device_array.h"
 
-// `bench prefill [LIBRARY]`: prefill attention of one layer, chunk behind a history of pages in
-// random order, against the 8192^3 matrix product. Four sequences in turn, so that no call finds
-// its keys in the L2 cache.
+// `bench prefill [LIBRARY [FILTER]]`: prefill attention of one layer, chunk behind a history of
+// pages in random order, against the 8192^3 matrix product. Four sequences in turn, so that no call
+// finds its keys in the L2 cache.
 
 namespace tangram::bench {
 namespace {
@@ -135,6 +135,7 @@ class PrefillBench {
 
 void BenchPrefill(const std::vector<std::string>& args) {
   const double product = ProductRate(args.empty() ? "libcublasLt.so.13" : args[0]);
+  const std::string filter = args.size() > 1 ? args[1] : "";
   std::printf("# 8192^3 product %.0f TFLOP/s\n", product);
   const auto report = [&](const char* name, int requests, int chunk, int history, double uniform,
                           double ragged) {
@@ -152,6 +153,9 @@ void BenchPrefill(const std::vector<std::string>& args) {
     for (const auto& [requests, chunk] :
          {std::pair{1, 8192}, {1, 2048}, {4, 2048}, {1, 512}, {1, 256}}) {
       for (int history : {0, 8192, 32768}) {
+        const std::string row = std::string(m.name) + " c=" + std::to_string(chunk) + " history " +
+                                std::to_string(history);
+        if (row.find(filter) == std::string::npos) continue;
         std::vector<int> uniform(m.kv_heads, history), ragged;
         for (int h = 0; h < m.kv_heads; ++h) {
           ragged.push_back(int(history * (0.3 + 1.4 * h / (m.kv_heads - 1))));
@@ -160,13 +164,16 @@ void BenchPrefill(const std::vector<std::string>& args) {
                bench.Rate(requests, chunk, ragged, false));
       }
     }
+    if (!filter.empty()) continue;
     std::printf("%-22s simple kernel, c=2048 history 8192: %.0f TFLOP/s\n", m.name,
                 bench.Rate(1, 2048, std::vector<int>(m.kv_heads, 8192), true));
   }
 }
 
 constexpr Benchmark kBenchmarks[] = {
-    {"prefill", "[LIBRARY]: prefill attention behind a paged history, against the 8192^3 product",
+    {"prefill",
+     "[LIBRARY [FILTER]]: prefill attention behind a paged history, against the 8192^3 product; "
+     "FILTER is part of 'N/M heads, d=D c=CHUNK history LENGTH'",
      BenchPrefill},
 };
 

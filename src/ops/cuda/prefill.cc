@@ -1,22 +1,15 @@
 #include "ops/cuda/prefill.h"
 
 #include <algorithm>
-#include <map>
 #include <queue>
 
 #include "base/check.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/prefill_strips.h"
 
 namespace tangram::ops::cuda {
 namespace {
 
-// What an item costs besides its blocks of keys, in their time: loading queries, writing the
-// result.
-constexpr int kItemCost = 2;
-// What cutting tiles costs: writing parts, a second kernel to add them.
-constexpr int kCutCost = 6;
-// The least that a part may have: one over fewer blocks could hide all its keys from some token.
-constexpr int kFewestBlocks = 2;
 // The least that is worth a part of its own.
 constexpr int kMinBlocks = 4;
 // Tiles are cut into at most so many items for each thread block.
@@ -33,7 +26,6 @@ std::vector<PrefillItem> MakeTiles(const PrefillShape& shape, const PrefillSeque
   item.expanded = static_cast<int>(plan.num_pages);
   item.page_table =
       (static_cast<int64_t>(sequence.slot) * shape.num_rows + row) * shape.max_pages_per_row;
-  item.slot = -1;
   std::vector<PrefillItem> tiles;
   for (int token = 0; token < sequence.num_tokens; token += tile_tokens) {
     item.first_token = sequence.first_token + token;
@@ -52,26 +44,20 @@ std::vector<PrefillItem> MakeTiles(const PrefillShape& shape, const PrefillSeque
   return tiles;
 }
 
-// Which items each of `num_blocks` thread blocks takes.
-struct Deal {
-  std::vector<std::vector<int>> items;
-  int64_t most = 0;  // work of the busiest block
-};
-
 // Each item in turn to the block with the least to do. The order is that of heads and key ranges,
 // so that blocks that run at the same time read the same keys and find them in the L2 cache: with
 // long histories this matters more than an even finish.
-Deal DealOut(const std::vector<PrefillItem>& items, int num_blocks) {
-  Deal deal;
-  deal.items.resize(num_blocks);
+PrefillDeal DealOut(const std::vector<PrefillItem>& items, int num_blocks, int item_cost) {
+  PrefillDeal deal;
+  deal.blocks.resize(num_blocks);
   using Load = std::pair<int64_t, int>;  // work, block
   std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
   for (int b = 0; b < num_blocks; ++b) loads.push({0, b});
-  for (int i = 0; i < static_cast<int>(items.size()); ++i) {
+  for (const PrefillItem& item : items) {
     auto [work, b] = loads.top();
     loads.pop();
-    deal.items[b].push_back(i);
-    work += items[i].num_blocks + kItemCost;
+    deal.blocks[b].push_back(item);
+    work += item.num_blocks + item_cost;
     deal.most = std::max(deal.most, work);
     loads.push({work, b});
   }
@@ -100,63 +86,40 @@ std::vector<PrefillItem> CutTiles(const std::vector<PrefillItem>& tiles, int len
   return parts;
 }
 
-// Deals tiles to thread blocks in groups, a block of a group for each tile of a head: every group
-// takes an equal share of the heads' keys laid end to end, and its blocks read the same keys side
-// by side. So heads of unequal lengths are dealt out as evenly as equal ones.
-Deal DealInStep(const std::vector<std::vector<PrefillItem>>& heads, int num_blocks,
-                std::vector<PrefillItem>* items) {
-  const int tiles = static_cast<int>(heads[0].size()), groups = num_blocks / tiles;
-  int64_t total = kItemCost * (heads.size() + groups - 1);
-  for (const auto& head : heads) total += head[0].num_blocks;
-  Deal deal;
-  deal.items.resize(num_blocks);
-  std::vector<int64_t> work(groups, 0);
-  int group = 0;
-  int64_t done = 0;
-  for (const auto& head : heads) {
-    const int longest = head[0].num_blocks, shortest = head.back().num_blocks;
-    for (int first = 0; first < longest;) {
-      const int64_t share = first + (group + 1) * total / groups - done - kItemCost;
-      int end = longest;
-      if (group + 1 < groups && share < longest) {
-        if (share - first < kFewestBlocks) {
-          ++group;
-          continue;
-        }
-        // Every tile's last part must see a few blocks: at a head's end the nearer cut is taken.
-        const int latest = shortest - kFewestBlocks;
-        if (share <= latest) {
-          end = static_cast<int>(share);
-        } else if (share - latest < longest - share && latest - first >= kFewestBlocks) {
-          end = latest;
-        }
-      }
-      for (int t = 0; t < tiles; ++t) {
-        deal.items[group * tiles + t].push_back(static_cast<int>(items->size()));
-        items->push_back(head[t]);
-        items->back().first_block = first;
-        items->back().num_blocks = std::min(end, head[t].num_blocks) - first;
-      }
-      done += end - first + kItemCost;
-      work[group] += end - first + kItemCost;
-      first = end;
-    }
+// The most even deal of the heads' tiles, head after head in `tiles`.
+PrefillDeal EvenDeal(const std::vector<std::vector<PrefillItem>>& heads,
+                     const std::vector<PrefillItem>& tiles, int num_blocks) {
+  const size_t most_items = size_t(kMaxItemsPerBlock) * num_blocks;
+  PrefillDeal deal = DealOut(tiles, num_blocks, kPrefillItemCost);
+  const int longest = heads.empty() ? 0 : heads[0][0].num_blocks;
+  for (int parts = 2; longest / parts >= kMinBlocks && parts * tiles.size() <= most_items;
+       ++parts) {
+    PrefillDeal other = DealOut(CutTiles(tiles, (longest + parts - 1) / parts), num_blocks,
+                                kPrefillItemCost + kPrefillPartCost);
+    other.most += kPrefillCutCost;
+    if (other.most < deal.most) deal = std::move(other);
   }
-  deal.most = *std::max_element(work.begin(), work.end());
+  const bool alike = std::all_of(heads.begin(), heads.end(), [&](const auto& head) {
+    return head.size() == heads[0].size() && head.size() <= size_t(num_blocks);
+  });
+  if (alike && !heads.empty() && 2 * tiles.size() <= most_items) {
+    auto other = DealStrips(heads, num_blocks, deal.most - kPrefillCutCost);
+    if (other) deal = *std::move(other);
+  }
   return deal;
 }
 
 // Numbers the parts of each cut tile, and says how to merge them.
-void NumberParts(const std::vector<PrefillItem>& tiles, PrefillPlan& plan) {
-  std::map<std::pair<int, int>, std::vector<int>> parts;  // by head and first token
-  for (int i = 0; i < static_cast<int>(plan.items.size()); ++i) {
-    parts[{plan.items[i].kv_head, plan.items[i].first_token}].push_back(i);
+void NumberParts(size_t num_tiles, PrefillPlan& plan) {
+  std::vector<std::vector<int>> parts(num_tiles);
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    parts[plan.items[i].tile].push_back(static_cast<int>(i));
   }
-  for (const PrefillItem& tile : tiles) {
-    const std::vector<int>& own = parts[{tile.kv_head, tile.first_token}];
-    if (own.size() == 1) continue;
-    plan.merges.push_back({own[0], plan.num_slots, static_cast<int>(own.size())});
-    for (int i : own) plan.items[i].slot = plan.num_slots++;
+  for (const std::vector<int>& own : parts) {
+    if (own.size() > 1) {
+      plan.merges.push_back({own[0], plan.num_slots, static_cast<int>(own.size())});
+    }
+    for (int i : own) plan.items[i].slot = own.size() > 1 ? plan.num_slots++ : -1;
   }
 }
 
@@ -175,33 +138,20 @@ PrefillPlan PlanPrefill(const PrefillShape& shape, std::span<const PrefillSequen
   std::stable_sort(heads.begin(), heads.end(),
                    [](const auto& a, const auto& b) { return a[0].num_blocks > b[0].num_blocks; });
   std::vector<PrefillItem> tiles;
-  for (const auto& head : heads) tiles.insert(tiles.end(), head.begin(), head.end());
-  std::vector<PrefillItem> items = tiles;
-  Deal deal = DealOut(items, num_blocks);
-  const int longest = heads.empty() ? 0 : heads[0][0].num_blocks;
-  for (int parts = 2; !invariant && longest / parts >= kMinBlocks &&
-                      parts * tiles.size() <= size_t(kMaxItemsPerBlock) * num_blocks;
-       ++parts) {
-    std::vector<PrefillItem> cut = CutTiles(tiles, (longest + parts - 1) / parts);
-    Deal other = DealOut(cut, num_blocks);
-    other.most += kCutCost;
-    if (other.most < deal.most) items = std::move(cut), deal = std::move(other);
+  for (auto& head : heads) {
+    for (PrefillItem& tile : head) {
+      tile.tile = static_cast<int>(tiles.size());
+      tiles.push_back(tile);
+    }
   }
-  const bool alike = std::all_of(heads.begin(), heads.end(), [&](const auto& head) {
-    return head.size() == heads[0].size() && head.size() <= size_t(num_blocks);
-  });
-  if (!invariant && alike && !heads.empty()) {
-    std::vector<PrefillItem> shares;
-    Deal other = DealInStep(heads, num_blocks, &shares);
-    if (shares.size() > tiles.size()) other.most += kCutCost;
-    if (other.most < deal.most) items = std::move(shares), deal = std::move(other);
-  }
+  const PrefillDeal deal =
+      invariant ? DealOut(tiles, num_blocks, kPrefillItemCost) : EvenDeal(heads, tiles, num_blocks);
   plan.ranges = {0};
-  for (const std::vector<int>& own : deal.items) {
-    for (int i : own) plan.items.push_back(items[i]);
+  for (const std::vector<PrefillItem>& own : deal.blocks) {
+    plan.items.insert(plan.items.end(), own.begin(), own.end());
     plan.ranges.push_back(static_cast<int>(plan.items.size()));
   }
-  NumberParts(tiles, plan);
+  NumberParts(tiles.size(), plan);
   return plan;
 }
 

@@ -25,7 +25,7 @@ struct PrefillItem {
   int32_t first_block;  // blocks of kPrefillBlockKeys keys that this part reads
   int32_t num_blocks;
   int32_t slot;  // where a part leaves its sums; -1 for a whole tile
-  int32_t reserved = 0;
+  int32_t tile;  // its number among the plan's tiles
 };
 
 // A row whose pages items read: num_keys of them in all.

@@ -328,25 +328,35 @@ TEST(PlanPrefill, CutsAFewLongTilesForAllBlocks) {
 }
 
 // Heads of unequal lengths take the busiest thread block about as long as equal ones.
-TEST(PlanPrefill, DealsRaggedHeadsLikeEqualOnes) {
-  const std::vector<int32_t> rows = {0, 1, 2, 3, 4, 5, 6, 7}, columns(8, 0), uniform(8, 8192);
-  const PrefillShape shape{32, 8, rows.data(), columns.data(), 8, 1000};
-  std::vector<int32_t> ragged;
-  for (int h = 0; h < 8; ++h) ragged.push_back(static_cast<int>(8192 * (0.3 + 0.2 * h)));
-  const auto most = [&](int chunk, const std::vector<int32_t>& history) {
+void ExpectRaggedLikeEqual(int group, int heads, int chunk, int mean) {
+  std::vector<int32_t> rows(heads), columns(heads, 0), uniform(heads, mean), ragged;
+  std::iota(rows.begin(), rows.end(), 0);
+  for (int h = 0; h < heads; ++h) {
+    ragged.push_back(static_cast<int>(mean * (0.3 + 1.4 * h / (heads - 1))));
+  }
+  const PrefillShape shape{heads * group, heads, rows.data(), columns.data(), heads, 4000};
+  const auto most = [&](const std::vector<int32_t>& history) {
     const PrefillPlan plan = PlanPrefill(shape, {{{0, 0, chunk, history.data()}}}, 132, false);
     int busiest = 0;
     for (int b = 0; b < 132; ++b) {
       int work = 0;
       for (int i = plan.ranges[b]; i < plan.ranges[b + 1]; ++i) {
-        work += plan.items[i].num_blocks + 2;
+        work += plan.items[i].num_blocks + 2 + (plan.items[i].slot >= 0);
       }
       busiest = std::max(busiest, work);
     }
     return busiest;
   };
+  EXPECT_LE(most(ragged), 1.03 * most(uniform))
+      << group << " x " << heads << " heads, " << chunk << " tokens behind " << mean;
+}
+
+TEST(PlanPrefill, DealsRaggedHeadsLikeEqualOnes) {
   for (const int chunk : {256, 512}) {
-    EXPECT_LE(most(chunk, ragged), 1.05 * most(chunk, uniform)) << chunk;
+    for (const int mean : {8192, 32768}) {
+      ExpectRaggedLikeEqual(4, 8, chunk, mean);
+      ExpectRaggedLikeEqual(7, 4, chunk, mean);
+    }
   }
 }
 
