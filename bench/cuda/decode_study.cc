@@ -1,28 +1,23 @@
 #include "bench/cuda/decode_study.h"
 
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <random>
+#include <iterator>
 
 namespace tangram::bench {
 namespace {
 
-std::vector<int32_t> MixedContexts(int count, int shortest, int longest) {
-  std::mt19937 random(1);
-  std::uniform_real_distribution<double> log_length(std::log(shortest), std::log(longest));
-  std::vector<int32_t> contexts(count);
-  for (int32_t& context : contexts) context = static_cast<int32_t>(std::exp(log_length(random)));
-  return contexts;
-}
+constexpr int32_t kMixedContexts[] = {
+#include "bench/cuda/mixed_contexts.inc"
+};
 
 }  // namespace
 
 std::vector<DecodeContexts> StudyBatches() {
   return {{"64x32k", std::vector<int32_t>(64, 32768)},
           {"8x32k", std::vector<int32_t>(8, 32768)},
-          {"64mixed", MixedContexts(64, 1024, 131072)},
+          {"64mixed", {std::begin(kMixedContexts), std::end(kMixedContexts)}},
           {"16x4k", std::vector<int32_t>(16, 4096)},
           {"1x128k", std::vector<int32_t>(1, 131072)}};
 }
