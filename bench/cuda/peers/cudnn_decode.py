@@ -3,15 +3,13 @@
 head), all layers in one graph. Lengths and page tables are on the device, so that a step has no host work but its launches;
 what no step changes (shapes, the longest row) is in a plan made once.
 
-    cudnn_decode.py PROFILES CONTEXTS SCORER:MODEL:BATCH:DTYPE...
-
-PROFILES is a folder of SCORER-MODEL.txt (tools/profile_ratios.py), CONTEXTS a file with the lengths of the batch 64mixed.
 Needs torch and nvidia-cudnn-frontend (PyPI; 1.18 was tried); the library is torch's. A group's query heads are given as heads
 over one KV head or as query rows without a mask, which is the same sum (in fp8 cuDNN 9.19 takes only the latter on Hopper);
 each of cuDNN's implementations and every plan that its heuristics offer is tried, and what is right on a few entries, against
 float32, is timed: the fastest counts. Each trial has a process of its own, since a kernel's fault ends its process's GPU
-context."""
+context. --quick tries only what was fastest in every batch of a whole run (cuDNN 9.19; H100, H200), a process for each dtype."""
 
+import argparse
 import json
 import math
 import subprocess
@@ -21,11 +19,12 @@ import time
 
 import torch
 
-from decode_batches import DIM, GROUP, PAGE, Batch, Layer, make_batch, random_pool, read_contexts, time_graph
+from decode_batches import (DIM, GROUP, NAMES, PAGE, TOLERANCE, Batch, Layer, make_batch, random_pool, report, time_graph,
+                            worst_error)
 
 FORMS, IMPLEMENTATIONS = ("heads", "rows"), ("COMPOSITE", "UNIFIED")
+QUICK = {"bf16": {"heads": ["UNIFIED"]}, "fp8": {"rows": ["COMPOSITE"]}}
 SCALE_S, SCALE_O = 256.0, 32.0  # of fp8 probabilities and outputs: values of DIM random keys are small
-TOLERANCE = {False: 0.02, True: 0.2}  # norm of the difference over the norm, bf16 and fp8
 
 
 def small_batch(fp8):
@@ -124,20 +123,8 @@ class Attention:
             self.workspace, plan, self.handle)
 
     def error(self, layer, plan):
-        """Norm of the difference over the norm, the largest of a few entries, the shortest and the longest among them."""
         self.run(layer, plan)
-        torch.cuda.synchronize()
-        by_length, worst = layer.lengths.argsort().tolist(), 0.0
-        for e in by_length[::max(len(by_length) // 10, 1)] + by_length[-1:]:
-            n = int(layer.lengths[e])
-            kv = self.batch.pool[layer.table[e, :-(-n // PAGE)].long()].float()
-            k, v = (kv[:, i].reshape(-1, DIM)[:n] for i in (0, 1))
-            expected = (self.q[e].float() @ k.T / math.sqrt(DIM)).softmax(-1) @ v
-            got = self.out[e].float() / (SCALE_O if self.fp8 else 1)
-            worst = max(worst, float((got - expected).norm() / expected.norm()))
-            if not math.isfinite(worst) or not got.isfinite().all():
-                return math.inf
-        return worst
+        return worst_error(self.batch, layer, self.q, self.out.float() / (SCALE_O if self.fp8 else 1))
 
 
 def one_line(error):
@@ -149,7 +136,7 @@ def try_plan(attention, name, plan):
     index, _, seconds = plan
     layers = attention.batch.layers
     error = max(attention.error(layer, index) for layer in (layers[0], layers[-1]))
-    if error > TOLERANCE[attention.fp8]:
+    if error > TOLERANCE["fp8" if attention.fp8 else "bf16"]:
         print(f"  {name}: WRONG, error {error:.3g}", flush=True)
         return math.inf
     begin = time.time()
@@ -163,79 +150,83 @@ def try_plan(attention, name, plan):
     return us
 
 
-def trial(profiles, contexts_file, name, form, implementations):
-    """One process's work; its result so far is a line of JSON."""
-    fp8 = name.endswith("fp8")
-    if name.startswith("small"):
-        batch = small_batch(fp8)
-    else:
-        scorer, model, batch_name, _ = name.split(":")
-        batch = make_batch(f"{profiles}/{scorer}-{model}.txt", read_contexts(batch_name, fp8, contexts_file), fp8)
-    best = math.inf
-    for implementation in implementations.split(","):
-        try:
-            attention = Attention(batch, form, implementation)
-        except Exception as e:
-            print(f"  {name} {form}, {implementation}: {one_line(e)}", flush=True)
-            continue
-        for plan in attention.plans:
-            how = f"{form}, {implementation}, plan {plan[1]}"
+def trial(profiles, form, implementations, names):
+    """One process's work; each result so far is a line of JSON."""
+    for name in names.split(","):
+        batch = small_batch(name.endswith("fp8")) if name.startswith("small") else make_batch(profiles, name)
+        best = math.inf
+        for implementation in implementations.split(","):
+            how = f"{form}, {implementation}"
             try:
-                us = try_plan(attention, f"{name} {how}", plan)
+                attention = Attention(batch, form, implementation)
             except Exception as e:
                 print(f"  {name} {how}: {one_line(e)}", flush=True)
                 continue
-            if us < best:
-                best = us
-                print(json.dumps({"us": us, "how": how, "bytes": batch.num_bytes / len(batch.layers)}), flush=True)
+            for plan in attention.plans:
+                try:
+                    us = try_plan(attention, f"{name} {how}, plan {plan[1]}", plan)
+                except Exception as e:
+                    print(f"  {name} {how}, plan {plan[1]}: {one_line(e)}", flush=True)
+                    continue
+                if us < best:
+                    best = us
+                    print(json.dumps({"name": name, "us": us, "how": f"{how}, plan {plan[1]}",
+                                      "bytes": batch.num_bytes / len(batch.layers)}), flush=True)
+        batch = attention = None  # before the next is made
+        torch.cuda.empty_cache()
 
 
-def in_process(*arguments):
-    """The result of a trial, or None; what else it printed is printed."""
-    process = subprocess.Popen([sys.executable, __file__, "--trial", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+def in_process(profiles, form, implementations, names):
+    """The results of a trial by name; what else it printed is printed."""
+    arguments = (profiles, form, ",".join(implementations), ",".join(names))
+    process = subprocess.Popen([sys.executable, __file__, "--trial", *arguments], stdout=subprocess.PIPE, text=True)
     timer = threading.Timer(150, process.kill)
     timer.start()
-    result = None
+    results = {}
     for line in process.stdout:
         if line.startswith("{"):
             result = json.loads(line)
+            results[result["name"]] = result
         else:
             print(line, end="", flush=True)
     timer.cancel()
     if process.wait():
-        print(f"  {' '.join(map(str, arguments[2:]))}: ended with {process.returncode}", flush=True)
-    return result
+        print(f"  {' '.join(arguments[1:])}: ended with {process.returncode}", flush=True)
+    return results
 
 
-def taken(profiles, contexts_file, dtype):
+def ways(profiles, dtype):
     """Forms, with their implementations, that are right on the small batch; fp8 has one implementation."""
-    ways = {}
+    right = {}
     for form in FORMS:
         for implementation in IMPLEMENTATIONS[:1] if dtype == "fp8" else IMPLEMENTATIONS:
-            if in_process(profiles, contexts_file, f"small:{dtype}", form, implementation):
-                ways.setdefault(form, []).append(implementation)
-    return ways
+            if in_process(profiles, form, [implementation], [f"small:{dtype}"]):
+                right.setdefault(form, []).append(implementation)
+    print(f"{dtype}, small batch: right with {right or 'nothing'}", flush=True)
+    return right
 
 
-def main(profiles, contexts_file, *names):
+def main():
     import cudnn
+    parser = argparse.ArgumentParser(description=__doc__, epilog=NAMES)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("profiles", metavar="PROFILES")
+    parser.add_argument("rows", metavar="ROW", nargs="+")
+    args = parser.parse_args()
     print(f"torch {torch.__version__}, cuDNN {cudnn.backend_version_string()}, frontend {cudnn.__version__}", flush=True)
-    ways = {}
-    for name in names:
-        dtype = name.split(":")[-1]
-        if dtype not in ways:
-            ways[dtype] = taken(profiles, contexts_file, dtype)
-            print(f"{dtype}, small batch: right with {ways[dtype] or 'nothing'}", flush=True)
-        results = [in_process(profiles, contexts_file, name, form, ",".join(implementations))
-                   for form, implementations in ways[dtype].items()]
-        results = [result for result in results if result]
-        if results:
-            best = min(results, key=lambda r: r["us"])
-            print(f"cuDNN {name}: {best['bytes'] / 1e6:.1f} MB/layer, {best['us']:.2f} us a layer,"
-                  f" {best['bytes'] / best['us'] / 1e6:.3f} TB/s ({best['how']})", flush=True)
-        else:
-            print(f"cuDNN {name}: not measured", flush=True)
+    for dtype in TOLERANCE:
+        rows = [name for name in args.rows if name.endswith(":" + dtype)]
+        forms = {} if not rows else QUICK[dtype] if args.quick else ways(args.profiles, dtype)
+        for together in [rows] if args.quick else [[name] for name in rows]:
+            results = [in_process(args.profiles, form, implementations, together) for form, implementations in forms.items()]
+            for name in together:
+                found = [result[name] for result in results if name in result]
+                if found:
+                    best = min(found, key=lambda result: result["us"])
+                    report("cuDNN", name, best["bytes"], best["us"], best["how"])
+                else:
+                    print(f"cuDNN {name}: not measured", flush=True)
 
 
 if __name__ == "__main__":
-    trial(*sys.argv[2:]) if sys.argv[1:2] == ["--trial"] else main(*sys.argv[1:])
+    trial(*sys.argv[2:]) if sys.argv[1:2] == ["--trial"] else main()

@@ -1,12 +1,20 @@
 """The batches of `bench attention` for the decode kernels of others: bf16 or fp8 keys and values in scattered pages, one
-sequence for each (sequence, KV head), its group of query heads being all that attends to it."""
+sequence for each (sequence, KV head), its group of query heads being all that attends to it. Timed as ours."""
 
+import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+TOLERANCE = {"bf16": 0.02, "fp8": 0.2}  # of worst_error, by dtype
 DIM, KV_HEADS, GROUP, COLUMNS, PAGE, CHUNK, RATIO = 128, 8, 4, 4, 16, 1024, 0.3
+MIXED = Path(__file__).resolve().parent.parent / "mixed_contexts.inc"
+NAMES = """Each ROW is SCORER:MODEL:BATCH:DTYPE, as snapkv:llama-3.1-8b:8x32k:bf16; batches 64x32k, 8x32k, 64mixed, 16x4k and
+1x128k (bf16: the first 40 of 64, what fits), dtypes bf16 and fp8; PROFILES is a folder of SCORER-MODEL.txt
+(tools/profile_ratios.py)."""
 
 
 @dataclass
@@ -25,14 +33,13 @@ class Batch:
     num_bytes: int
 
 
-def read_contexts(batch, fp8, contexts_file):
-    """Contexts of one of `bench attention`'s batches; contexts_file has the lengths of 64mixed."""
+def read_contexts(batch, fp8):
+    """Contexts of one of `bench attention`'s batches."""
     if batch == "64mixed":
-        with open(contexts_file) as file:
-            contexts = [int(x) for x in file.read().split()]
+        contexts = [int(x) for x in re.findall(r"\d+", re.sub("//.*", "", MIXED.read_text()))]
     else:
         contexts = {"64x32k": [32768] * 64, "8x32k": [32768] * 8, "16x4k": [4096] * 16, "1x128k": [131072]}[batch]
-    return contexts[:40] if len(contexts) == 64 and not fp8 else contexts  # what fits
+    return contexts[:40] if len(contexts) == 64 and not fp8 else contexts
 
 
 def load(path, contexts):
@@ -62,17 +69,20 @@ def random_pool(pages, fp8):
     return pool.view(torch.float8_e4m3fn if fp8 else torch.bfloat16).view(pages, 2, PAGE, 1, DIM)
 
 
-def make_batch(path, contexts, fp8):
-    """Pages as Tangram has them: a row's page is COLUMNS adjacent ones, and rows of all layers are scattered over one pool."""
-    num_layers, places, rows = load(path, contexts)
+def make_batch(profiles, name):
+    """The batch of a row's name. Pages as Tangram has them: a row's page is COLUMNS adjacent ones, and rows of all layers
+    are scattered over one pool."""
+    scorer, model, batch_name, dtype = name.split(":")
+    contexts = read_contexts(batch_name, dtype == "fp8")
+    num_layers, places, rows = load(f"{profiles}/{scorer}-{model}.txt", contexts)
     pages = [-(-row // PAGE) for row in rows]
     total = int(sum(p.sum() for p in pages))
-    ids = torch.randperm(total, device="cuda").to(torch.int32)
+    ids = torch.randperm(total, dtype=torch.int32).numpy()
     first = np.cumsum(np.concatenate([[0], *pages]))[:-1].reshape(len(contexts), -1)
     widest = max(int(p.max()) for p in pages)
-    batch = Batch(random_pool(total * COLUMNS, fp8), [], 0)
+    batch = Batch(random_pool(total * COLUMNS, dtype == "fp8"), [], 0)
     for layer in range(num_layers):
-        table = torch.zeros(len(contexts) * KV_HEADS, widest, dtype=torch.int32, device="cuda")
+        table = np.zeros((len(contexts) * KV_HEADS, widest), np.int32)
         lengths = []
         for entry in range(len(table)):
             t, place = entry // KV_HEADS, places[layer * KV_HEADS + entry % KV_HEADS]
@@ -81,21 +91,48 @@ def make_batch(path, contexts, fp8):
             table[entry, :n] = ids[at:at + n] * COLUMNS + column
             lengths.append(int(rows[t][row]))
         batch.num_bytes += sum(lengths) * 2 * DIM * batch.pool.element_size()
-        batch.layers.append(Layer(table, torch.tensor(lengths, dtype=torch.int32, device="cuda"), max(lengths)))
+        batch.layers.append(Layer(torch.from_numpy(table).cuda(), torch.tensor(lengths, dtype=torch.int32, device="cuda"),
+                                  max(lengths)))
     return batch
 
 
+def worst_error(batch, layer, q, out):
+    """Norm of the difference from float32 over the norm, the largest of a few entries, the shortest and the longest among
+    them; infinite if anything is not finite. q, out [entries, GROUP, DIM]."""
+    by_length, worst = layer.lengths.argsort().tolist(), 0.0
+    for e in by_length[::max(len(by_length) // 10, 1)] + by_length[-1:]:
+        n = int(layer.lengths[e])
+        kv = batch.pool[layer.table[e, :-(-n // PAGE)].long()].float()
+        k, v = (kv[:, i].reshape(-1, DIM)[:n] for i in (0, 1))
+        expected = (q[e].float() @ k.T / math.sqrt(DIM)).softmax(-1) @ v
+        worst = max(worst, float((out[e].float() - expected).norm() / expected.norm()))
+    return worst if math.isfinite(worst) and bool(out.isfinite().all()) else math.inf
+
+
 def time_graph(run):
-    """Microseconds of what `run` launches, captured once and replayed: the median of five after ten."""
+    """Microseconds of what `run` launches, captured once and replayed, as timing.cu's GraphMicroseconds: the median of five
+    replays after 150 ms of them, for the clocks, each behind a spin of 20 us, all queued without a stop."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    times = []
-    for _ in range(15):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
+
+    def replay(times):
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(times)]
+        for begin, end in events:
+            torch.cuda._sleep(40000)  # cycles
+            begin.record()
+            graph.replay()
+            end.record()
         torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return sorted(times[10:])[2] * 1000
+        return sorted(begin.elapsed_time(end) * 1000 for begin, end in events)[times // 2]
+
+    graph.replay()
+    for _ in range(int(min(1000, 150000 / replay(1))) + 1):
+        graph.replay()
+    return replay(5)
+
+
+def report(peer, name, num_bytes, us, how):
+    """num_bytes: of a layer."""
+    print(f"{peer} {name}: {num_bytes / 1e6:.1f} MB/layer, {us:.2f} us a layer, {num_bytes / us / 1e6:.3f} TB/s ({how})",
+          flush=True)

@@ -1,8 +1,9 @@
 // FlashInfer's batch decode over the same pages as ours, on CUDA cores and on tensor cores (which
 // is its batch prefill of one token each): each (sequence, KV head) is a sequence of its own, of
 // one KV head; a virtual page is a page of 16 tokens. Its plan is made on the host for each layer
-// and step, and timed apart.
-//   tangram_flashinfer_decode PROFILES [FILTER]
+// and step, and timed apart. The program is built with -DTANGRAM_FLASHINFER_INCLUDE=DIR, the
+// headers (flashinfer/data/include) of the wheel flashinfer-python.
+//   tangram_flashinfer_decode PROFILES [ROW...]    rows as snapkv:llama-3.1-8b:8x32k:bf16; else all
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -14,6 +15,7 @@
 #include <flashinfer/attention/scheduler.cuh>
 #include <flashinfer/attention/variants.cuh>
 #include <flashinfer/pos_enc.cuh>
+#include <string>
 #include <vector>
 
 #include "bench/cuda/bench.h"
@@ -163,63 +165,79 @@ Layer<Kernel> MakeLayer(const DecodeCase& c, int index, __nv_bfloat16* out) {
   return layer;
 }
 
-template <class Kernel, class Kv>
-void Measure(const char* kernel, const char* row, const DecodeShape& shape, const DecodeLoad& load,
-             const std::vector<int32_t>& places) {
-  const DecodeCase c(shape, load, places, ops::cuda::SplitMode::kEqualRanges,
-                     ops::cuda::CurrentDevice().num_sms, false, 1);
-  DeviceArray<__nv_bfloat16> out(size_t{1} * c.size() * shape.q_heads * kDim);
-  DeviceArray<uint8_t> floats(kFloatBytes);
+// Microseconds a layer of planning; the least of five, since the host does it.
+template <class Kernel>
+double PlanMicroseconds(std::vector<Layer<Kernel>>& layers, void* floats) {
   void* pinned = nullptr;
   TANGRAM_CUDA_CHECK(cudaMallocHost(&pinned, kIntBytes));
-  std::vector<Layer<Kernel>> layers;
-  double bytes = 0;
-  for (int i = 0; i < shape.layers; ++i) {
-    layers.push_back(MakeLayer<Kernel, Kv>(c, i, out.data()));
-    bytes += c.LayerBytes(i);
-  }
-  double plan_us = 1e9;
+  double best = 1e9;
   for (int repeat = 0; repeat < 5; ++repeat) {
     TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
     const auto start = std::chrono::steady_clock::now();
     for (auto& layer : layers) {
-      TANGRAM_CUDA_CHECK(Kernel::MakePlan(layer, floats.data(), pinned));
+      TANGRAM_CUDA_CHECK(Kernel::MakePlan(layer, floats, pinned));
       TANGRAM_CUDA_CHECK(
           cudaStreamSynchronize(nullptr));  // before the pinned buffer is filled again
     }
     const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
-    plan_us = std::min(plan_us, time.count() / shape.layers);
+    best = std::min(best, time.count() / static_cast<double>(layers.size()));
   }
-  const float run = GraphMicroseconds(shape.layers, 5, [&](int i, cudaStream_t stream) {
-    RunLayer(layers[i], floats.data(), stream);
-  });
-  // The same function of the same data: layer 0 of ours beside it.
-  RunLayer(layers[0], floats.data(), nullptr);
+  cudaFreeHost(pinned);
+  return best;
+}
+
+// What a batch is measured beside: ours, of the same data.
+struct Ours {
+  float us;                   // a layer's attention and combine
+  std::vector<float> output;  // of layer 0
+  double bytes;               // of a layer
+};
+
+Ours MeasureOurs(const DecodeCase& c) {
+  Ours ours{0, {}, 0};
   c.Plan(nullptr);
   c.Attend(0, false, nullptr);
-  const auto mine = c.Output();
+  ours.output = c.Output();
+  for (int i = 0; i < c.shape().layers; ++i) ours.bytes += c.LayerBytes(i) / c.shape().layers;
+  ours.us = GraphMicroseconds(
+      c.shape().layers, 5, [&](int i, cudaStream_t stream) { c.Attend(i, false, stream, i > 0); });
+  return ours;
+}
+
+template <class Kernel, class Kv>
+void Measure(const char* kernel, const char* row, const DecodeCase& c, const Ours& ours) {
+  const int num_layers = c.shape().layers;
+  DeviceArray<__nv_bfloat16> out(size_t{1} * c.size() * c.shape().q_heads * kDim);
+  DeviceArray<uint8_t> floats(kFloatBytes);
+  std::vector<Layer<Kernel>> layers;
+  for (int i = 0; i < num_layers; ++i) layers.push_back(MakeLayer<Kernel, Kv>(c, i, out.data()));
+  const double plan_us = PlanMicroseconds(layers, floats.data());
+  const float run = GraphMicroseconds(num_layers, 5, [&](int i, cudaStream_t stream) {
+    RunLayer(layers[i], floats.data(), stream);
+  });
+  RunLayer(layers[0], floats.data(), nullptr);
   const auto theirs = out.Download();
   double difference = 0, norm = 0;
-  for (size_t i = 0; i < mine.size(); ++i) {
-    difference += std::pow(mine[i] - static_cast<float>(theirs[i]), 2);
-    norm += std::pow(mine[i], 2);
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    difference += std::pow(ours.output[i] - static_cast<float>(theirs[i]), 2);
+    norm += std::pow(ours.output[i], 2);
   }
-  const float ours = GraphMicroseconds(
-      shape.layers, 5, [&](int i, cudaStream_t stream) { c.Attend(i, false, stream, i > 0); });
   std::printf(
       "%-40s %8.1f MB/layer: FlashInfer on %s cores run %8.2f us + plan %7.2f us a layer; ours "
       "%8.2f us + plan; run %.3fx, with plan %.3fx; difference %.1e\n",
-      row, 1e-6 * bytes / shape.layers, kernel, run, plan_us, ours, run / ours,
-      (run + plan_us) / ours, std::sqrt(difference / norm));
+      row, 1e-6 * ours.bytes, kernel, run, plan_us, ours.us, run / ours.us,
+      (run + plan_us) / ours.us, std::sqrt(difference / norm));
   std::fflush(stdout);
-  cudaFreeHost(pinned);
 }
 
 template <class Kv>
 void MeasureBoth(const char* row, const DecodeShape& shape, const DecodeLoad& load,
                  const std::vector<int32_t>& places) {
-  Measure<OnTensorCores<Kv>, Kv>("tensor", row, shape, load, places);
-  Measure<OnCudaCores<Kv>, Kv>("CUDA", row, shape, load, places);
+  const DecodeCase c(shape, load, places, ops::cuda::SplitMode::kEqualRanges,
+                     ops::cuda::CurrentDevice().num_sms, false, 1);
+  const Ours ours = MeasureOurs(c);
+  Measure<OnTensorCores<Kv>, Kv>("tensor", row, c, ours);
+  Measure<OnCudaCores<Kv>, Kv>("CUDA", row, c, ours);
 }
 
 }  // namespace
@@ -228,7 +246,8 @@ void MeasureBoth(const char* row, const DecodeShape& shape, const DecodeLoad& lo
 int main(int argc, char** argv) {
   using namespace tangram;
   using namespace tangram::bench;
-  const std::string profiles = argc > 1 ? argv[1] : ".", filter = argc > 2 ? argv[2] : "";
+  const std::string profiles = argc > 1 ? argv[1] : ".";
+  const std::vector<std::string> wanted(argv + std::min(argc, 2), argv + argc);
   std::printf("# FlashInfer decode: %s\n", DescribeDevice().c_str());
   for (const char* scorer : {"snapkv", "keydiff"}) {
     for (const StudyModel& model : kStudyModels) {
@@ -236,10 +255,9 @@ int main(int argc, char** argv) {
         for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
           auto contexts = batch.contexts;
           if (dtype == DType::kBF16 && contexts.size() == 64) contexts.resize(40);
-          const std::string row = std::string(scorer) + " " + model.name + " " +
-                                  std::to_string(contexts.size()) + ":" + batch.name + " " +
-                                  std::string(DTypeName(dtype));
-          if (row.find(filter) == std::string::npos) continue;
+          const std::string row = std::string(scorer) + ":" + model.name + ":" + batch.name +
+                                  (dtype == DType::kBF16 ? ":bf16" : ":fp8");
+          if (!wanted.empty() && std::count(wanted.begin(), wanted.end(), row) == 0) continue;
           const DecodeShape shape{model.layers, 32, 8, kDim, 4, dtype};
           std::vector<int32_t> places;
           const auto load =

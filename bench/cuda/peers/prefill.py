@@ -2,11 +2,9 @@
 """Prefill attention of cuDNN and FlashAttention 2 through PyTorch, and of FlashAttention 3 (vLLM's build,
 `_vllm_fa3_C.abi3.so` of its wheel): the rates beside `bench prefill`. On dense keys of one length; FlashAttention 3
 also on pages of 16 tokens with one sequence for each KV head, of equal and of ragged lengths, as `bench prefill`.
+Consecutive calls read other keys and values, 200 MB of them in turn. Timed as ours."""
 
-    prefill.py [LIBRARY]
-"""
-
-import sys
+import argparse
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,24 +12,40 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 HEADS, KV_HEADS, DIM, PAGE = 32, 8, 128, 16
 GROUP = HEADS // KV_HEADS
+SHAPES = ((8192, 0), (8192, 8192), (8192, 32768), (2048, 8192), (2048, 32768), (512, 8192), (512, 32768), (256, 8192),
+          (256, 32768))  # chunk, history
 
 
-def rate(flops, run):
-    for _ in range(3):
-        run()
-    times = []
-    for _ in range(10):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+def median_ms(runs, count):
+    """Of `count` calls of `runs` in turn, each alone between two events behind a spin of 20 us, all queued behind a longer
+    one: the time that Python takes to launch is in none (timing.cu's MedianMicroseconds)."""
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(400000 * count)  # cycles: 0.2 ms a call
+    for i, (begin, end) in enumerate(events):
+        torch.cuda._sleep(40000)
         begin.record()
-        run()
+        runs[i % len(runs)]()
         end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return flops / sorted(times)[5] / 1e9
+    torch.cuda.synchronize()
+    return sorted(begin.elapsed_time(end) for begin, end in events)[count // 2]
+
+
+def rate(flops, runs):
+    """TFLOP/s of calls that take `flops` each, after a round of them and 20 ms more, for the clocks."""
+    for run in runs:
+        run()
+    median_ms(runs, max(len(runs), int(20 / median_ms(runs, 1))))
+    return flops / median_ms(runs, max(8, len(runs))) / 1e9
 
 
 def random(*shape):
     return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+
+def sets_for(tokens):
+    """How many sets of keys and values, of so many tokens of a head in all, are 200 MB."""
+    return max(2, -(-200_000_000 // (tokens * 2 * DIM * 2)))
 
 
 def flops(chunk, histories):
@@ -52,18 +66,19 @@ def fa3(q, k, v, cu_q, cu_k, used_k, max_q, max_k, table):
 
 
 def fa3_dense(chunk, history):
-    q, k, v = random(chunk, HEADS, DIM), *(random(history + chunk, KV_HEADS, DIM) for _ in "kv")
-    cu_q, cu_k = ints([0, chunk]), ints([0, history + chunk])
+    length = history + chunk
+    q, cu_q, cu_k = random(chunk, HEADS, DIM), ints([0, chunk]), ints([0, length])
+    sets = [[random(length, KV_HEADS, DIM) for _ in "kv"] for _ in range(sets_for(length * KV_HEADS))]
     return rate(flops(chunk, [history] * KV_HEADS),
-                lambda: fa3(q, k, v, cu_q, cu_k, None, chunk, history + chunk, None))
+                [lambda k=k, v=v: fa3(q, k, v, cu_q, cu_k, None, chunk, length, None) for k, v in sets])
 
 
 def fa3_paged(chunk, histories):
-    """One sequence for each KV head, as rows of their own lengths need it; four sets of pages in turn."""
+    """One sequence for each KV head, as rows of their own lengths need it."""
     lengths = [h + chunk for h in histories]
     pages = [-(-n // PAGE) for n in lengths]
     total, sets = sum(pages), []
-    for _ in range(4):
+    for _ in range(sets_for(sum(lengths))):
         pool = random(total, 2, PAGE, 1, DIM)
         ids = torch.randperm(total, device="cuda").to(torch.int32)
         table = torch.zeros(KV_HEADS, max(pages), dtype=torch.int32, device="cuda")
@@ -72,47 +87,53 @@ def fa3_paged(chunk, histories):
         sets.append((pool, table))
     q = random(KV_HEADS * chunk, GROUP, DIM)
     cu_q, used = ints([chunk * h for h in range(KV_HEADS + 1)]), ints(lengths)
-    turn = iter(range(10 ** 6))
-
-    def run():
-        pool, table = sets[next(turn) % 4]
-        fa3(q, pool[:, 0], pool[:, 1], cu_q, None, used, chunk, max(lengths), table)
-
-    return rate(flops(chunk, histories), run)
+    return rate(flops(chunk, histories), [
+        lambda pool=pool, table=table: fa3(q, pool[:, 0], pool[:, 1], cu_q, None, used, chunk, max(lengths), table)
+        for pool, table in sets])
 
 
 def torch_rate(backend, chunk, history):
-    q, k, v = random(1, HEADS, chunk, DIM), *(random(1, KV_HEADS, history + chunk, DIM) for _ in "kv")
+    """What was computed, and its rate."""
+    length, q = history + chunk, random(1, HEADS, chunk, DIM)
+    sets = [[random(1, KV_HEADS, length, DIM) for _ in "kv"] for _ in range(sets_for(length * KV_HEADS))]
+    # No causal mask aligned to the end here: behind a history all keys for all queries, counted as such.
+    causal = history == 0
+    count = flops(chunk, [0] * KV_HEADS) if causal else 4 * DIM * HEADS * chunk * length
     with sdpa_kernel(backend):
-        if history == 0:
-            return "causal", rate(flops(chunk, [0] * KV_HEADS), lambda: sdpa(q, k, v, is_causal=True, enable_gqa=True))
-        # No causal mask aligned to the end here: all keys for all queries, counted as such.
-        return "no mask", rate(4 * DIM * HEADS * chunk * (chunk + history), lambda: sdpa(q, k, v, enable_gqa=True))
+        return "causal" if causal else "no mask", rate(
+            count, [lambda k=k, v=v: sdpa(q, k, v, is_causal=causal, enable_gqa=True) for k, v in sets])
 
 
-def main(library=None):
+def measure(chunk, history, with_fa3):
+    """Rates by name."""
+    rates = {}
+    for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("FlashAttention 2", SDPBackend.FLASH_ATTENTION)):
+        try:
+            what, got = torch_rate(backend, chunk, history)
+            rates[f"{name} ({what})"] = got
+        except RuntimeError as error:
+            print(f"{name}: {str(error).splitlines()[0]}")
+    if with_fa3:
+        rates["FlashAttention 3 (causal, dense)"] = fa3_dense(chunk, history)
+        rates["FlashAttention 3 (paged, a sequence a head)"] = fa3_paged(chunk, [history] * KV_HEADS)
+        if history:
+            ragged = [int(history * (0.3 + 1.4 * h / (KV_HEADS - 1))) for h in range(KV_HEADS)]
+            rates["FlashAttention 3 (paged, ragged)"] = fa3_paged(chunk, ragged)
+    return rates
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library", metavar="LIBRARY", nargs="?", help="_vllm_fa3_C.abi3.so; without it no FlashAttention 3")
+    library = parser.parse_args().library
     if library:
         torch.ops.load_library(library)
     a, b = random(8192, 8192), random(8192, 8192)
-    product = rate(2 * 8192 ** 3, lambda: a @ b)
-    print(f"8192^3 product {product:.0f} TFLOP/s")
-    for chunk, history in ((8192, 0), (8192, 8192), (8192, 32768), (2048, 8192), (2048, 32768), (256, 8192),
-                           (256, 32768)):
-        rates = {}
-        for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("FlashAttention 2", SDPBackend.FLASH_ATTENTION)):
-            try:
-                what, got = torch_rate(backend, chunk, history)
-                rates[f"{name} ({what})"] = got
-            except RuntimeError as error:
-                print(f"{name}: {str(error).splitlines()[0]}")
-        if library:
-            rates["FlashAttention 3 (causal, dense)"] = fa3_dense(chunk, history)
-            rates["FlashAttention 3 (paged, a sequence a head)"] = fa3_paged(chunk, [history] * KV_HEADS)
-            if history:
-                ragged = [int(history * (0.3 + 1.4 * h / (KV_HEADS - 1))) for h in range(KV_HEADS)]
-                rates["FlashAttention 3 (paged, ragged)"] = fa3_paged(chunk, ragged)
+    print(f"8192^3 product {rate(2 * 8192 ** 3, [lambda: a @ b]):.0f} TFLOP/s")
+    for chunk, history in SHAPES:
+        rates = measure(chunk, history, library)
         print(f"c={chunk} history {history}: " + ", ".join(f"{n} {r:.0f} TFLOP/s" for n, r in rates.items()), flush=True)
         torch.cuda.empty_cache()
 
 
-main(*sys.argv[1:])
+main()
