@@ -82,8 +82,11 @@ PrefillPlan PlanPrefill(const PrefillShape& shape, std::span<const PrefillSequen
 size_t PrefillScratchBytes(const PrefillPlan& plan, int head_dim);
 
 // Causal attention of each token over its row: history, then the step's tokens up to itself. K and
-// V are read from the pages, in blocks of 128 keys from the row's start, in order: under an
-// invariant plan, the same bits however the tokens are cut into steps.
+// V are read from the pages, in blocks of keys from the row's start, in order: under an invariant
+// plan one kernel gives a token the same bits however the tokens are cut into steps. Not the bits
+// of the other kernel, nor of decode attention, which sums in an order of its own: to keep a
+// sequence's bits, whoever builds the steps must send the same tokens to prefill every time, a last
+// step of one token too.
 struct PrefillArgs {
   const __nv_bfloat16* qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated; the rest is not read
   __nv_bfloat16* out;        // [T, Hq * d]
@@ -107,10 +110,12 @@ struct PrefillArgs {
   int64_t num_expanded;
 };
 
-// The fastest kernel for the device.
+// The fastest kernel for the device: RunPrefillSm90 on Hopper, else RunPrefillSimple. The latter
+// ignores cuts, and would compute a cut tile whole for each of its parts, with the right result:
+// off Hopper, make invariant plans.
 void RunPrefill(const PrefillArgs& args, cudaStream_t stream);
 
-// Every GPU from sm_80 on; bf16 or fp8 pages; d = 64 or 128. Takes invariant plans.
+// Every GPU from sm_80 on; bf16 or fp8 pages; d = 64 or 128. For invariant plans (see RunPrefill).
 void RunPrefillSimple(const PrefillArgs& args, cudaStream_t stream);
 
 // sm_90a, d = 64 or 128. Tensor cores take no transposed fp8 operand, so fp8 pages are first

@@ -4,9 +4,9 @@
 #include "ops/cuda/prefill.h"
 #include "ops/cuda/ptx.cuh"
 
-// Prefill attention in its plain form, for every GPU since sm_80 and for fp8 pages; the reference
-// of the tuned one. A block is half a tile: four warps of 16 packed rows (token, head), over blocks
-// of 64 keys that are copied to shared memory and rounded up to bf16 there.
+// Prefill attention in its plain form, for GPUs since sm_80 that the tuned one does not run on, and
+// its reference. A block is half a tile: four warps of 16 packed rows (token, head), over blocks of
+// 64 keys that are copied to shared memory, fp8 ones expanded to bf16, exactly, on the way.
 
 namespace tangram::ops::cuda {
 namespace {
