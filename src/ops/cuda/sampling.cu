@@ -1,7 +1,10 @@
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 
 #include "ops/cuda/check.h"
 #include "ops/cuda/launch.cuh"
+#include "ops/cuda/philox.h"
 #include "ops/cuda/sampling.h"
 
 namespace tangram::ops::cuda {
@@ -36,22 +39,8 @@ __device__ Best BlockBest(Best best) {
   return best;
 }
 
-__device__ __forceinline__ uint4 Philox(uint4 counter, uint2 key) {
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
-    const uint32_t high1 = __umulhi(0xCD9E8D57u, counter.z), low1 = 0xCD9E8D57u * counter.z;
-    counter = {high1 ^ counter.y ^ key.x, low1, high0 ^ counter.w ^ key.y, low0};
-    key.x += 0x9E3779B9u, key.y += 0xBB67AE85u;
-  }
-  return counter;
-}
-
-// -log(-log(u)), u uniform in (0, 1): 24 bits, never 0 or 1.
-__device__ __forceinline__ float Gumbel(uint32_t bits) {
-  const float u = ((bits >> 8) + 0.5f) * 0x1p-24f;
-  return -logf(-logf(u));
-}
+// Finite for any bits: of 150,000 tokens one with infinite noise would be drawn whatever its logit.
+__device__ __forceinline__ float Gumbel(uint32_t bits) { return -logf(-logf(UnitInterval(bits))); }
 
 // Calls f(four values, first token) for a thread's share of the vocabulary: four adjacent tokens at
 // a time, block-strided, with the loads of several in flight.
@@ -312,6 +301,10 @@ __global__ void __launch_bounds__(256) CountTokensKernel(const CountTokensArgs a
 
 void RunSampling(const SamplingArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return;
+  if (args.vocabulary % 4 != 0) {
+    std::fprintf(stderr, "RunSampling: a vocabulary of %d, not a multiple of 4\n", args.vocabulary);
+    std::abort();
+  }
   LaunchChained(SamplingKernel, dim3(args.num_rows), dim3(kThreads), stream, args);
 }
 

@@ -20,7 +20,7 @@ struct SamplingRow {
                              // not; 1: off
   float presence_penalty;    // subtracted once for a token of the output
   float frequency_penalty;   // subtracted for each time
-  int32_t slot;              // row of `counts`; penalties need it
+  int32_t slot;              // row of `counts`, if there are any, penalties or not
   uint64_t seed;
   uint32_t step;  // tokens drawn from this seed before: the same seed and step give the same noise
 };
