@@ -1,5 +1,6 @@
 # Finds a CUDA 13 toolkit and enables the language; sets TANGRAM_HAS_CUDA. Looks at TANGRAM_CUDA_ROOT, at
-# .cache/cuda (scripts/setup-cuda), then where NVIDIA's packages install.
+# .cache/cuda (scripts/setup-cuda), then where NVIDIA's packages install. An older toolkit there is no reason for a
+# build on the CPU to fail: it is named, and left alone.
 set(TANGRAM_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (if a toolkit is found), ON, OFF")
 set(TANGRAM_CUDA_ROOT "" CACHE PATH "Folder of the CUDA toolkit (with bin/nvcc)")
 # sm_80 with PTX for every GPU since Ampere; sm_90a for what is tuned for Hopper.
@@ -11,6 +12,16 @@ if(NOT TANGRAM_CUDA STREQUAL "OFF")
     PATHS ${TANGRAM_CUDA_ROOT}/bin ${PROJECT_SOURCE_DIR}/.cache/cuda/bin /usr/local/cuda/bin
     NO_DEFAULT_PATH)
   if(TANGRAM_NVCC)
+    # Asked before the language is enabled, which an older compiler may already fail at.
+    execute_process(COMMAND ${TANGRAM_NVCC} --version OUTPUT_VARIABLE nvcc_says ERROR_QUIET)
+    string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" nvcc_release "${nvcc_says}")
+    if(NOT nvcc_release OR CMAKE_MATCH_1 VERSION_LESS 13.0)
+      set(problem "CUDA 13.0 or newer is needed, scripts/setup-cuda brings it (${TANGRAM_NVCC} says '${nvcc_release}')")
+    endif()
+  else()
+    set(problem "no CUDA toolkit found: run scripts/setup-cuda, or give -DTANGRAM_CUDA_ROOT")
+  endif()
+  if(NOT DEFINED problem)
     set(CMAKE_CUDA_COMPILER ${TANGRAM_NVCC})
     set(CMAKE_CUDA_ARCHITECTURES ${TANGRAM_CUDA_ARCHITECTURES})
     set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
@@ -18,10 +29,6 @@ if(NOT TANGRAM_CUDA STREQUAL "OFF")
     # CMake 3.25 does not know them when the host compiler's version is not to be had from nvcc.
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
-    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
-      message(FATAL_ERROR "CUDA 13.0 or newer is needed, ${TANGRAM_NVCC} is ${CMAKE_CUDA_COMPILER_VERSION}: "
-                          "run scripts/setup-cuda, or configure with -DTANGRAM_CUDA=OFF")
-    endif()
     if(CCACHE_PROGRAM)
       set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
     endif()
@@ -38,7 +45,11 @@ if(NOT TANGRAM_CUDA STREQUAL "OFF")
       $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter>)
     set(TANGRAM_HAS_CUDA ON)
   elseif(TANGRAM_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "no CUDA toolkit found: run scripts/setup-cuda, or give -DTANGRAM_CUDA_ROOT")
+    unset(TANGRAM_NVCC CACHE)  # so that one that is installed later is found
+    message(FATAL_ERROR "${problem}")
+  elseif(TANGRAM_NVCC)
+    unset(TANGRAM_NVCC CACHE)
+    message(WARNING "no CUDA backend: ${problem}")
   endif()
 endif()
 message(STATUS "CUDA backend: ${TANGRAM_HAS_CUDA} ${TANGRAM_NVCC}")

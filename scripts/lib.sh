@@ -7,15 +7,19 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # version_at_least HAVE WANT
 version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
 
+# configure PRESET [OPTION...]
+configure() {
+  local build=build/$1
+  mkdir -p build
+  stage "Configure ($*)"
+  cmake --preset "$@" >"$build.log" 2>&1 || { cat "$build.log"; die "cmake --preset $* failed"; }
+}
+
 # configure_and_build PRESET [TARGET...]
 configure_and_build() {
   local preset=$1 build=build/$1
   shift
-  if ! [ -f "$build/build.ninja" ]; then
-    mkdir -p build
-    stage "Configure ($preset)"
-    cmake --preset "$preset" >"$build.log" 2>&1 || { cat "$build.log"; die "cmake --preset $preset failed"; }
-  fi
+  [ -f "$build/build.ninja" ] || configure "$preset"
   stage "Build ($preset)"
   cmake --build "$build" --parallel "${JOBS:-$(nproc)}" ${1:+--target "$@"}
 }
