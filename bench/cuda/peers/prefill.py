@@ -2,7 +2,7 @@
 """Prefill attention of cuDNN and FlashAttention 2 through PyTorch, and of FlashAttention 3 (vLLM's build,
 `_vllm_fa3_C.abi3.so` of its wheel): the rates beside `bench prefill`. On dense keys of one length; FlashAttention 3
 also on pages of 16 tokens with one sequence for each KV head, of equal and of ragged lengths, as `bench prefill`.
-Consecutive calls read other keys and values, 200 MB of them in turn. Timed as ours."""
+Consecutive calls read other queries, keys and values, 200 MB of them in turn. Timed as ours."""
 
 import argparse
 
@@ -32,20 +32,21 @@ def median_ms(runs, count):
 
 
 def rate(flops, runs):
-    """TFLOP/s of calls that take `flops` each, after a round of them and 20 ms more, for the clocks."""
+    """TFLOP/s of calls that take `flops` each, after a round of them and 15 ms more, for the clocks."""
     for run in runs:
         run()
-    median_ms(runs, max(len(runs), int(20 / median_ms(runs, 1))))
-    return flops / median_ms(runs, max(8, len(runs))) / 1e9
+    about = median_ms(runs, 1)
+    median_ms(runs, max(len(runs), int(15 / about)))
+    return flops / median_ms(runs, 25 if about < 1 else 9) / 1e9
 
 
 def random(*shape):
     return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
 
 
-def sets_for(tokens):
-    """How many sets of keys and values, of so many tokens of a head in all, are 200 MB."""
-    return max(2, -(-200_000_000 // (tokens * 2 * DIM * 2)))
+def num_sets(chunk, tokens):
+    """How many sets of queries and of keys and values, so many tokens of a head in all, are 200 MB."""
+    return -(-200_000_000 // (2 * DIM * (chunk * HEADS + 2 * tokens)))
 
 
 def flops(chunk, histories):
@@ -67,10 +68,11 @@ def fa3(q, k, v, cu_q, cu_k, used_k, max_q, max_k, table):
 
 def fa3_dense(chunk, history):
     length = history + chunk
-    q, cu_q, cu_k = random(chunk, HEADS, DIM), ints([0, chunk]), ints([0, length])
-    sets = [[random(length, KV_HEADS, DIM) for _ in "kv"] for _ in range(sets_for(length * KV_HEADS))]
+    cu_q, cu_k = ints([0, chunk]), ints([0, length])
+    sets = [[random(chunk, HEADS, DIM), *(random(length, KV_HEADS, DIM) for _ in "kv")]
+            for _ in range(num_sets(chunk, length * KV_HEADS))]
     return rate(flops(chunk, [history] * KV_HEADS),
-                [lambda k=k, v=v: fa3(q, k, v, cu_q, cu_k, None, chunk, length, None) for k, v in sets])
+                [lambda one=one: fa3(*one, cu_q, cu_k, None, chunk, length, None) for one in sets])
 
 
 def fa3_paged(chunk, histories):
@@ -78,30 +80,29 @@ def fa3_paged(chunk, histories):
     lengths = [h + chunk for h in histories]
     pages = [-(-n // PAGE) for n in lengths]
     total, sets = sum(pages), []
-    for _ in range(sets_for(sum(lengths))):
+    for _ in range(num_sets(chunk, sum(lengths))):
         pool = random(total, 2, PAGE, 1, DIM)
         ids = torch.randperm(total, device="cuda").to(torch.int32)
         table = torch.zeros(KV_HEADS, max(pages), dtype=torch.int32, device="cuda")
         for head, n in enumerate(pages):
             table[head, :n] = ids[sum(pages[:head]):sum(pages[:head]) + n]
-        sets.append((pool, table))
-    q = random(KV_HEADS * chunk, GROUP, DIM)
+        sets.append((random(KV_HEADS * chunk, GROUP, DIM), pool[:, 0], pool[:, 1], table))
     cu_q, used = ints([chunk * h for h in range(KV_HEADS + 1)]), ints(lengths)
     return rate(flops(chunk, histories), [
-        lambda pool=pool, table=table: fa3(q, pool[:, 0], pool[:, 1], cu_q, None, used, chunk, max(lengths), table)
-        for pool, table in sets])
+        lambda one=one: fa3(*one[:3], cu_q, None, used, chunk, max(lengths), one[3]) for one in sets])
 
 
 def torch_rate(backend, chunk, history):
     """What was computed, and its rate."""
-    length, q = history + chunk, random(1, HEADS, chunk, DIM)
-    sets = [[random(1, KV_HEADS, length, DIM) for _ in "kv"] for _ in range(sets_for(length * KV_HEADS))]
+    length = history + chunk
+    sets = [[random(1, HEADS, chunk, DIM), *(random(1, KV_HEADS, length, DIM) for _ in "kv")]
+            for _ in range(num_sets(chunk, length * KV_HEADS))]
     # No causal mask aligned to the end here: behind a history all keys for all queries, counted as such.
     causal = history == 0
     count = flops(chunk, [0] * KV_HEADS) if causal else 4 * DIM * HEADS * chunk * length
     with sdpa_kernel(backend):
         return "causal" if causal else "no mask", rate(
-            count, [lambda k=k, v=v: sdpa(q, k, v, is_causal=causal, enable_gqa=True) for k, v in sets])
+            count, [lambda one=one: sdpa(*one, is_causal=causal, enable_gqa=True) for one in sets])
 
 
 def measure(chunk, history, with_fa3):
