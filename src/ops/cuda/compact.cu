@@ -154,15 +154,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Of the dynamic shared memory: keys, bins, pages and kept candidates.
+int SharedBytes(int chunk, int window) {
+  return static_cast<int>(sizeof(uint32_t) * chunk + sizeof(int) * kBins +
+                          sizeof(int32_t) * ((chunk + window) / kPageTokens + 2) +
+                          sizeof(uint16_t) * chunk);
+}
+
 template <int kVectors, int kSlices>
 void LaunchSlices(const CompressParams& params, int rows, cudaStream_t stream) {
-  const size_t shared =
-      sizeof(uint32_t) * params.tables.chunk + sizeof(int) * kBins +
-      sizeof(int32_t) * ((params.tables.chunk + params.window) / kPageTokens + 2) +
-      sizeof(uint16_t) * params.tables.chunk;
+  const int shared = SharedBytes(params.tables.chunk, params.window);
   const auto kernel = SelectAndCompactKernel<kVectors, kSlices>;
-  TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(shared)));
+  TANGRAM_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   LaunchChainedClusters(kernel, kSlices, rows * kSlices, kThreads, shared, stream, params);
 }
 
@@ -170,8 +174,7 @@ template <int kVectors>
 void Launch(const CompressParams& params, cudaStream_t stream) {
   constexpr int kSlices = kVectors < 32 ? kVectors / 4 : 8;
   const int rows = params.batch.size * params.num_layers * params.num_kv_heads;
-  const DeviceInfo& device = CurrentDevice();
-  if (device.compute_major >= 9 && rows * kSlices <= device.num_sms) {  // few rows
+  if (RunsHopperCode() && rows * kSlices <= CurrentDevice().num_sms) {  // few rows
     LaunchSlices<kVectors, kSlices>(params, rows, stream);
   } else {
     LaunchSlices<kVectors, 1>(params, rows, stream);
@@ -180,8 +183,20 @@ void Launch(const CompressParams& params, cudaStream_t stream) {
 
 }  // namespace
 
+int MaxCompressChunk(int window) {
+  constexpr int kStaticBytes = 1024;  // the kernel's own variables, and to spare
+  const int bytes = CurrentDevice().shared_bytes - kStaticBytes;
+  const int chunk = (bytes - SharedBytes(0, window)) * 4 / 25;  // 6.25 bytes of each token
+  return std::min(chunk, 1 << 16) / kPageTokens * kPageTokens;  // candidates are listed in 16 bits
+}
+
 void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream) {
   if (params.batch.size == 0) return;
+  if (params.tables.chunk > MaxCompressChunk(params.window)) {
+    std::fprintf(stderr, "compaction: chunks of %d tokens; this GPU's shared memory holds %d\n",
+                 params.tables.chunk, MaxCompressChunk(params.window));
+    std::abort();
+  }
   const int row_bytes = params.kv.head_dim * static_cast<int>(BytesFor(params.kv.dtype, 1));
   switch (2 * row_bytes / 16) {
     case 8:

@@ -9,7 +9,7 @@
 
 namespace tangram::ops::cuda {
 
-// Compression at a boundary b = k*C of each sequence named (design.md section 2): a row of
+// Compression at a boundary b = k*C of each sequence named (docs/architecture.md): a row of
 // retained(b - C) + C tokens becomes one of retained(b). The first max(sinks, retained(b - C) -
 // window) tokens are not looked at; the candidates are those behind them up to the last `window`,
 // which stay.
@@ -35,8 +35,12 @@ struct CompressParams {
 
 // Keeps the best-scored candidates (of equal ones the later), in order, and moves keys, values and
 // scores up in place. How many stay is in the tables: nothing returns to the host. NaN scores below
-// everything. C <= 65536.
+// everything. C <= MaxCompressChunk(window): who lets users choose C asks before the first request.
 void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream);
+
+// The largest C, a multiple of kPageTokens, whose candidates the shared memory of one block of the
+// current device holds, at 6.25 bytes each: 35,700 or so on an H100.
+int MaxCompressChunk(int window);
 
 // score(t) = -cos(k_t, mean over the row of k/|k|), keys as stored (KeyDiff, arXiv 2504.15364).
 void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream);

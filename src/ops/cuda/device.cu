@@ -17,7 +17,7 @@ const DeviceInfo& CurrentDevice() {
       };
       read(&info.num_sms, cudaDevAttrMultiProcessorCount);
       read(&info.compute_major, cudaDevAttrComputeCapabilityMajor);
-      read(&info.compute_minor, cudaDevAttrComputeCapabilityMinor);
+      read(&info.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
     }
     return infos;
   }();

@@ -6,8 +6,13 @@ namespace tangram::ops::cuda {
 struct DeviceInfo {
   int num_sms;
   int compute_major;  // 8: Ampere, Ada; 9: Hopper
-  int compute_minor;
+  int shared_bytes;   // of shared memory that a block may have
 };
 const DeviceInfo& CurrentDevice();
+
+// Whether the current device runs what was compiled for Hopper (sm_90a): clusters, programmatic
+// launch, the copy engine. Every other one runs the code of sm_80, later ones by translating its
+// PTX: what `__CUDA_ARCH__ >= 900` guards is not in it, so that the host may not ask for it there.
+inline bool RunsHopperCode() { return CurrentDevice().compute_major == 9; }
 
 }  // namespace tangram::ops::cuda

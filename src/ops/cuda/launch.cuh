@@ -10,7 +10,8 @@
 // Kernels of a step form a chain by programmatic dependent launch: each may start while its
 // predecessor runs, lets its successor start at once, and waits for the predecessor before it
 // touches anything that a kernel writes. Every kernel of the chain waits, so the wait covers all
-// kernels before. Before sm_90 both calls are nothing, and kernels follow each other as usual.
+// kernels before. In the code of other GPUs than Hopper both calls are nothing, and kernels follow
+// each other as usual.
 
 namespace tangram::ops::cuda {
 
@@ -27,7 +28,7 @@ __device__ __forceinline__ void LaunchDependents() {
 }
 
 // Blocks of a cluster wait for each other: what any wrote or read before it arrived lies before
-// what another does after its wait. Before sm_90 there are no clusters.
+// what another does after its wait. In the code of other GPUs than Hopper there are no clusters.
 __device__ __forceinline__ void ArriveAtCluster() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -50,8 +51,8 @@ __device__ __forceinline__ float ReadFromCluster(const float* p, unsigned rank) 
   return value;
 }
 
-// Launches a link of the chain, `cluster` blocks of it together (1 before sm_90), with
-// `shared_bytes` of dynamic shared memory.
+// Launches a link of the chain, `cluster` blocks of it together (1 where !RunsHopperCode()),
+// with `shared_bytes` of dynamic shared memory.
 template <class Kernel, class... Args>
 void LaunchChainedClusters(Kernel kernel, unsigned cluster, dim3 grid, dim3 block,
                            size_t shared_bytes, cudaStream_t stream, const Args&... args) {
@@ -66,7 +67,7 @@ void LaunchChainedClusters(Kernel kernel, unsigned cluster, dim3 grid, dim3 bloc
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = CurrentDevice().compute_major < 9 ? 0 : cluster == 1 ? 1 : 2;
+  config.numAttrs = !RunsHopperCode() ? 0 : cluster == 1 ? 1 : 2;
   TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 

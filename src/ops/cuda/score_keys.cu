@@ -125,7 +125,7 @@ void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
   if (params.batch.size == 0) return;
   // The same number of blocks for every launch of a device: the sum hangs on it.
   constexpr int kSlices = 8;
-  const bool clusters = CurrentDevice().compute_major >= 9;
+  const bool clusters = RunsHopperCode();
   DispatchKv<64, 128, 256>(params.kv, "keydiff", [&](auto kv, auto dim) {
     using Kv = typename decltype(kv)::Type;
     const auto kernel = clusters ? ScoreKeyDiffKernel<Kv, dim.value, kSlices>

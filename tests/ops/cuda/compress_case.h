@@ -15,11 +15,12 @@ using ops::cuda::CompressParams;
 
 constexpr int kChunk = 256, kWindow = 32, kSinks = 4;
 
-// Sequences at boundaries 1, 2 and 3. Rows keep what differs from row to row: the floor,
-// everything, anything between.
+// Sequences at boundaries 1, 2 and 3, of long chunks at 1 and 2. Rows keep what differs from row to
+// row: the floor, everything, anything between.
 inline DecodeLoad BoundaryLoad(const DecodeShape& shape, int chunk, uint64_t seed) {
   std::mt19937 random(seed);
-  DecodeLoad load{{chunk, 2 * chunk, 3 * chunk, 3 * chunk}, {}, chunk};
+  DecodeLoad load{{chunk, 2 * chunk}, {}, chunk};
+  if (chunk < 4096) load.num_tokens.insert(load.num_tokens.end(), 2, 3 * chunk);
   std::vector<int32_t> row(shape.num_rows(), 0);
   for (int k = 0; k <= 3; ++k) {
     for (int i = 0; i < shape.num_rows(); ++i) {
@@ -40,8 +41,9 @@ class CompressCase {
     int last() const { return first + candidates; }
   };
 
-  explicit CompressCase(const DecodeShape& shape, int chunk = kChunk)
-      : kv_(shape, BoundaryLoad(shape, chunk, 1), {}, ops::cuda::SplitMode::kEqualRanges, 132, true,
+  explicit CompressCase(const DecodeShape& shape, int chunk = kChunk, int sinks = kSinks)
+      : sinks_(sinks),
+        kv_(shape, BoundaryLoad(shape, chunk, 1), {}, ops::cuda::SplitMode::kEqualRanges, 132, true,
             2),
         scores_(kv_.num_virtual_pages() * kPageTokens) {
     std::vector<int32_t> boundary;
@@ -65,7 +67,7 @@ class CompressCase {
             first_layer,
             num_layers,
             kWindow,
-            kSinks};
+            sinks_};
   }
 
   Row RowAt(int layer, int sequence, int head) const {
@@ -75,7 +77,7 @@ class CompressCase {
     Row r;
     r.old_length = kv_.EntryTokens(layer, sequence, head);
     r.new_length = retained[boundary(sequence) * shape().num_rows() + row];
-    r.first = std::max(kSinks, before - kWindow);
+    r.first = std::max(sinks_, before - kWindow);
     r.candidates = r.old_length - kWindow - r.first;
     r.keep = r.new_length - kWindow - r.first;
     return r;
@@ -102,6 +104,7 @@ class CompressCase {
   }
 
  private:
+  int sinks_;
   DecodeCase kv_;
   DeviceArray<float> scores_;
   DeviceArray<int32_t> boundary_;

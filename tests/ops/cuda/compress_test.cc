@@ -18,6 +18,7 @@ struct Variant {
   DecodeShape shape;
   int chunk;
   bool apart = false;  // each layer of each sequence in a launch of its own, of few rows
+  int sinks = kSinks;
 };
 
 class CompressTest : public testing::TestWithParam<Variant> {
@@ -80,7 +81,7 @@ class CompressTest : public testing::TestWithParam<Variant> {
     return order;
   }
 
-  CompressCase c_{shape(), GetParam().chunk};
+  CompressCase c_{shape(), GetParam().chunk, GetParam().sinks};
 };
 
 TEST_P(CompressTest, RandomScores) {
@@ -170,7 +171,8 @@ TEST_P(CompressTest, StreamingLlmKeepsTheMostRecent) {
   });
 }
 
-// The threshold of few candidates is found bit by bit, of many by bins.
+// The threshold of few candidates is found bit by bit, of many by bins. With three sinks the number
+// of candidates at the first boundary is odd.
 INSTANTIATE_TEST_SUITE_P(Shapes, CompressTest,
                          testing::Values(Variant{{2, 8, 8, 128, 4, DType::kBF16}, 256},
                                          Variant{{2, 8, 8, 128, 2, DType::kF8E4M3}, 640},
@@ -179,7 +181,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CompressTest,
                                          Variant{{2, 8, 8, 128, 4, DType::kBF16}, 640, true},
                                          Variant{{2, 8, 8, 128, 2, DType::kF8E4M3}, 512, true},
                                          Variant{{2, 4, 4, 64, 4, DType::kBF16}, 256, true},
-                                         Variant{{2, 4, 4, 64, 1, DType::kF8E4M3}, 640, true}));
+                                         Variant{{2, 4, 4, 64, 1, DType::kF8E4M3}, 640, true},
+                                         Variant{{2, 4, 4, 64, 1, DType::kBF16}, 256, false, 3},
+                                         Variant{{2, 4, 4, 64, 1, DType::kBF16}, 640, true, 3},
+                                         Variant{{2, 2, 2, 64, 1, DType::kF8E4M3}, 8192}));
+
+// The last tokens win, so that selection has looked at all of them.
+TEST(CompressLimit, TheLargestChunkRuns) {
+  const int chunk = ops::cuda::MaxCompressChunk(kWindow);
+  ASSERT_GE(chunk, 14000);  // on a GPU with 100 KiB for a block
+  CompressCase c({1, 3, 3, 64, 1, DType::kF8E4M3}, chunk);
+  std::vector<float> scores(c.scores().size(), 0);
+  const auto pages = c.kv().VirtualPages(0, 0, 2);
+  for (int i = 0; i < chunk; ++i) scores[ScoreIndex(pages, i)] = static_cast<float>(i);
+  c.scores().Upload(scores);
+  ops::cuda::RunSelectAndCompact(c.Params(0, 1), nullptr);
+  const auto kept = c.RowScores(c.scores().Download(), 0, 0, 2);
+  const CompressCase::Row row = c.RowAt(0, 0, 2);
+  ASSERT_LT(row.keep, row.candidates);
+  for (int i = row.first; i < row.new_length; ++i) {
+    ASSERT_EQ(kept[i], static_cast<float>(chunk - row.new_length + i)) << i;
+  }
+}
 
 }  // namespace
 }  // namespace tangram
