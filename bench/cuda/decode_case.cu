@@ -5,7 +5,6 @@
 
 #include "bench/cuda/decode_case.h"
 #include "bench/cuda/random.cuh"
-#include "ops/cuda/device.h"
 #include "ops/cuda/row_length.cuh"
 
 namespace tangram::bench {
@@ -114,9 +113,7 @@ DecodeCase::DecodeCase(const DecodeShape& shape, const DecodeLoad& load,
                                    MaxSplits(mode_, num_entries, num_ranges_));
   num_splits_ = DeviceArray<int32_t>(shape_.layers);
   PoisonOutputs();
-  const DecodeAttentionParams params = attention_params(0);
-  tuned_ = CurrentDevice().compute_major == 9 && DecodeAttentionSm90Supports(params);
-  if (tuned_) map_ = MakeKvTensorMap(params.kv);
+  map_ = MakeKvTensorMap(attention_params(0).kv);
   TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
 }
 
@@ -180,10 +177,10 @@ DecodeAttentionParams DecodeCase::attention_params(int layer) const {
 void DecodeCase::Attend(int layer, bool simple, cudaStream_t stream, bool early_start) const {
   DecodeAttentionParams params = attention_params(layer);
   params.early_start = early_start;
-  if (simple || !tuned_) {
+  if (simple) {
     RunDecodeAttentionSimple(params, stream);
   } else {
-    RunDecodeAttentionSm90(params, map_, stream);
+    RunDecodeAttention(params, map_, stream);
   }
   RunDecodeCombine(params, stream);
 }

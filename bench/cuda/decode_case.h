@@ -45,7 +45,7 @@ class DecodeCase {
   // `early_start`: of DecodeAttentionParams; not directly after Plan.
   void Attend(int layer, bool simple, cudaStream_t stream, bool early_start = false) const;
 
-  void set_costs(const ops::cuda::PlanCosts& costs) { costs_ = costs; }
+  const ops::cuda::KvTensorMap& tensor_map() const { return map_; }
 
   const DecodeShape& shape() const { return shape_; }
   int size() const { return static_cast<int>(load_.num_tokens.size()); }
@@ -93,7 +93,6 @@ class DecodeCase {
   ops::cuda::DeviceArray<float> partial_out_;
   ops::cuda::DeviceArray<float2> partial_max_sum_;
   ops::cuda::KvTensorMap map_;
-  bool tuned_;
 };
 
 // Lengths as a real profile gives them: `ratios` [L*Hkv] of a profile are rescaled to the mean

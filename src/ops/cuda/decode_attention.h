@@ -11,7 +11,9 @@
 namespace tangram::ops::cuda {
 
 // One layer's attention of one new token of each sequence over its rows: each query head reads the
-// virtual pages of its KV head. K and V of the new token are in the pages already.
+// virtual pages of its KV head. K and V of the new token are in the pages already. Over fp8 pages
+// the Hopper kernel has queries in f16: beyond 65504 they become infinite. Sums have another order
+// than prefill's, so that a token decoded and the same one prefilled differ in the last bits.
 struct DecodeAttentionParams {
   const __nv_bfloat16*
       q;  // [T, q_stride]: the queries [Hq, d] first in each row (a QKV product's output)
@@ -32,22 +34,27 @@ struct DecodeAttentionParams {
   bool early_start;
 };
 
-// The tiles through which the Hopper kernel reads a pool: made once for each pool (an encoded
-// CUtensorMap).
+// The tiles through which the Hopper kernel reads a pool (an encoded CUtensorMap), made once for
+// each pool; nothing where the simple kernel is what runs.
 struct alignas(64) KvTensorMap {
   uint64_t opaque[16];
 };
 KvTensorMap MakeKvTensorMap(const KvView& kv);
 
-// Simple, for any sm_80 GPU; the reference that the tuned one is held to.
+// The faster of the two below that the device and the shapes allow. d = 64 or 128.
+void RunDecodeAttention(const DecodeAttentionParams& params, const KvTensorMap& map,
+                        cudaStream_t stream);
+
+// Adds up the partial results of split entries, after the attention.
+void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream);
+
+// For any GPU from sm_80 on; the reference that the tuned one is held to. Starts when all before it
+// are done, early_start or not.
 void RunDecodeAttentionSimple(const DecodeAttentionParams& params, cudaStream_t stream);
 
-// Hopper: d = 128 or 64, g <= 8. See decode_sm90.cu.
+// Hopper (RunsHopperCode): d = 128, or 64 in bf16; g <= 8. See decode_sm90.cu.
 bool DecodeAttentionSm90Supports(const DecodeAttentionParams& params);
 void RunDecodeAttentionSm90(const DecodeAttentionParams& params, const KvTensorMap& map,
                             cudaStream_t stream);
-
-// Adds up the partial results of split entries, after either of the above.
-void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda

@@ -1,14 +1,13 @@
-#include <cuda_fp8.h>
-
 #include "ops/cuda/check.h"
 #include "ops/cuda/decode_attention.h"
 #include "ops/cuda/decode_segments.cuh"
+#include "ops/cuda/kv_dispatch.cuh"
+#include "ops/cuda/ptx_sm80.cuh"
 
 namespace tangram::ops::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr float kLog2E = 1.44269504088896f;
 
 __device__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ float ToFloat(__nv_fp8_e4m3 x) { return static_cast<float>(x); }
@@ -84,39 +83,14 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeSimpleKernel(DecodeAttentio
   }
 }
 
-template <class Kv>
-void Launch(const DecodeAttentionParams& params, cudaStream_t stream) {
-  auto run = [&](auto kernel) {
-    kernel<<<params.plan.num_ranges, kWarps * 32, 0, stream>>>(params);
-  };
-  switch (params.kv.head_dim) {
-    case 64:
-      run(DecodeSimpleKernel<Kv, 64>);
-      break;
-    case 96:
-      run(DecodeSimpleKernel<Kv, 96>);
-      break;
-    case 128:
-      run(DecodeSimpleKernel<Kv, 128>);
-      break;
-    case 256:
-      run(DecodeSimpleKernel<Kv, 256>);
-      break;
-    default:
-      std::fprintf(stderr, "decode attention: head_dim %d\n", params.kv.head_dim);
-      std::abort();
-  }
-  TANGRAM_CUDA_CHECK_LAUNCH();
-}
-
 }  // namespace
 
 void RunDecodeAttentionSimple(const DecodeAttentionParams& params, cudaStream_t stream) {
-  if (params.kv.dtype == DType::kF8E4M3) {
-    Launch<__nv_fp8_e4m3>(params, stream);
-  } else {
-    Launch<__nv_bfloat16>(params, stream);
-  }
+  DispatchKv(params.kv, "decode attention", [&](auto kv, auto dim) {
+    const auto kernel = DecodeSimpleKernel<typename decltype(kv)::Type, dim.value>;
+    kernel<<<params.plan.num_ranges, kWarps * 32, 0, stream>>>(params);
+    TANGRAM_CUDA_CHECK_LAUNCH();
+  });
 }
 
 }  // namespace tangram::ops::cuda

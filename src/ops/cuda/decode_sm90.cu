@@ -1,9 +1,13 @@
 #include <cuda.h>
 
+#include <cstring>
+
 #include "ops/cuda/check.h"
 #include "ops/cuda/decode_attention.h"
 #include "ops/cuda/decode_tasks_sm90.cuh"
 #include "ops/cuda/decode_warp_sm90.cuh"
+#include "ops/cuda/device.h"
+#include "ops/cuda/tensor_map.h"
 
 // Decode attention on Hopper. Bound by reading K and V once: one persistent block a multiprocessor,
 // whose eight warps work alone, each on every eighth page of a segment, with a ring of pages of its
@@ -19,7 +23,6 @@ namespace {
 using namespace decode_sm90;
 
 constexpr int kThreads = kWarps * 32;
-constexpr float kLog2E = 1.44269504088896f;
 
 template <class Kv, int kDim>
 struct Shared {
@@ -60,7 +63,7 @@ __device__ void MergeSegment(const DecodeAttentionParams& p, const Task& task, i
     const int64_t row = first_row + head;
     if (slot < 0) {
       *reinterpret_cast<uint32_t*>(p.out + row * kDim + dim) =
-          PackBf16(result.x / sum, result.y / sum);
+          ptx::PackBf16(result.x / sum, result.y / sum);
     } else {
       *reinterpret_cast<float2*>(p.partial_out + row * kDim + dim) = result;
       if (dim == 0) p.partial_max_sum[row] = {maximum, sum};
@@ -79,7 +82,7 @@ class PendingMerge {
 
   __device__ void Finish() {
     if (!pending_) return;
-    ptx::WaitBarrierToken(ptx::SharedAddress(&shared_.stored[buffer_]), token_);
+    ptx::BarrierWaitToken(&shared_.stored[buffer_], token_);
     MergeSegment(p_, task_, buffer_ * (kHeads / 2), shared_);
     pending_ = false;
     if (buffers_ == 1)
@@ -92,7 +95,7 @@ class PendingMerge {
     const int warp = threadIdx.x / 32;
     attention.Store(shared_.out[warp], shared_.max_sum[warp], buffer_ * (kHeads / 2),
                     kHeads / buffers_);
-    token_ = ptx::ArriveToken(ptx::SharedAddress(&shared_.stored[buffer_]));
+    token_ = ptx::BarrierArriveToken(&shared_.stored[buffer_]);
     task_ = task;
     pending_ = true;
   }
@@ -122,10 +125,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint64_t policy = ptx::EvictFirstPolicy();
   PageFeed feed(p, blockIdx.x);  // its loads are on their way while the barriers are made
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kWarps * S::kStages; ++i) {
-      ptx::InitBarrier(ptx::SharedAddress(&shared.full[0][0] + i), 1);
-    }
-    for (uint64_t& stored : shared.stored) ptx::InitBarrier(ptx::SharedAddress(&stored), kThreads);
+    for (int i = 0; i < kWarps * S::kStages; ++i) ptx::BarrierInit(&shared.full[0][0] + i, 1);
+    for (uint64_t& stored : shared.stored) ptx::BarrierInit(&stored, kThreads);
     ptx::FenceBarrierInit();
     ptx::PrefetchTensorMap(&map);
   }
@@ -138,8 +139,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       waited = true;
     }
     if (lane == 0 && page >= 0) {
-      ptx::ArriveExpectBytes(full + 8 * stage, S::kPageBytes);
-      ptx::CopyBox4(pages + stage * S::kPageBytes, &map, page, full + 8 * stage, policy);
+      ptx::BarrierArriveExpect(full + 8 * stage, S::kPageBytes);
+      ptx::CopyBox4D(pages + stage * S::kPageBytes, &map, full + 8 * stage, page, policy);
     }
   };
   for (int stage = 0; stage < S::kStages; ++stage) start_copy(stage);
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (more) next_query = attention.LoadQuery(p, next.segment.entry);  // in flight meanwhile
     attention.Reset();
     for (int page = task.first_page; page < task.segment.end_page; page += task.step) {
-      ptx::WaitBarrier(full + 8 * stage, parity);
+      ptx::BarrierWait(full + 8 * stage, parity);
       const int valid = task.segment.num_tokens - page * kPageTokens;
       attention.AddPage(pages + stage * S::kPageBytes, query, valid, scale_log2);
       __syncwarp();  // all lanes have read the page
@@ -207,39 +208,38 @@ void Launch(const DecodeAttentionParams& params, const KvTensorMap& map, cudaStr
       cudaLaunchKernelEx(&config, kernel, *reinterpret_cast<const CUtensorMap*>(&map), params));
 }
 
+int RowBytes(const KvView& kv) { return kv.head_dim * static_cast<int>(BytesFor(kv.dtype, 1)); }
+
+// Rows of keys that the kernel's tiles are made for.
+bool HasTiles(const KvView& kv) {
+  return (RowBytes(kv) == 128 || RowBytes(kv) == 256) && kv.head_dim <= 128;
+}
+
 }  // namespace
 
 KvTensorMap MakeKvTensorMap(const KvView& kv) {
   static_assert(sizeof(CUtensorMap) == sizeof(KvTensorMap));
-  void* encode = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  TANGRAM_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000,
-                                                      cudaEnableDefault, &found));
-  const uint64_t row_bytes = kv.head_dim * BytesFor(kv.dtype, 1);
-  const uint64_t page_bytes = 2 * kPageTokens * row_bytes;
+  KvTensorMap map = {};
+  if (!RunsHopperCode() || !HasTiles(kv)) return map;
+  const int row_bytes = RowBytes(kv);
+  TensorMapSpec spec;
+  spec.base = kv.pool;
+  spec.type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  spec.rank = 4;
   // Bytes of half a row, rows (K's tokens, then V's), halves, virtual pages.
-  const cuuint64_t sizes[4] = {kSwizzleBytes, 2 * kPageTokens, row_bytes / kSwizzleBytes,
-                               static_cast<uint64_t>(kv.num_pages) * kv.group_size};
-  const cuuint64_t strides[3] = {row_bytes, kSwizzleBytes, page_bytes};
-  const cuuint32_t box[4] = {kSwizzleBytes, 2 * kPageTokens,
-                             static_cast<cuuint32_t>(row_bytes / kSwizzleBytes), 1};
-  const cuuint32_t element_strides[4] = {1, 1, 1, 1};
-  KvTensorMap map;
-  const CUresult status = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
-      reinterpret_cast<CUtensorMap*>(&map), CU_TENSOR_MAP_DATA_TYPE_UINT8, 4, kv.pool, sizes,
-      strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    std::fprintf(stderr, "cuTensorMapEncodeTiled: error %d\n", static_cast<int>(status));
-    std::abort();
-  }
+  const cuuint32_t halves = row_bytes / kSwizzleBytes;
+  spec.box = {kSwizzleBytes, 2 * kPageTokens, halves, 1};
+  spec.dims = {kSwizzleBytes, 2 * kPageTokens, halves,
+               static_cast<cuuint64_t>(kv.num_pages) * kv.group_size};
+  spec.strides = {static_cast<cuuint64_t>(row_bytes), kSwizzleBytes,
+                  static_cast<cuuint64_t>(2 * kPageTokens) * row_bytes};
+  const CUtensorMap encoded = EncodeTensorMap(spec);
+  std::memcpy(&map, &encoded, sizeof(map));
   return map;
 }
 
 bool DecodeAttentionSm90Supports(const DecodeAttentionParams& params) {
-  const int row_bytes = params.kv.head_dim * static_cast<int>(BytesFor(params.kv.dtype, 1));
-  return (row_bytes == 128 || row_bytes == 256) && params.kv.head_dim <= 128 &&
-         params.num_q_heads / params.num_kv_heads <= kHeads;
+  return HasTiles(params.kv) && params.num_q_heads / params.num_kv_heads <= kHeads;
 }
 
 void RunDecodeAttentionSm90(const DecodeAttentionParams& params, const KvTensorMap& map,

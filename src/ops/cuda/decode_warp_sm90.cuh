@@ -7,7 +7,7 @@
 
 #include "ops/cuda/decode_attention.h"
 #include "ops/cuda/decode_segments.cuh"
-#include "ops/cuda/ptx_sm90.cuh"
+#include "ops/cuda/ptx.cuh"
 
 // The arithmetic of the Hopper kernel (decode_sm90.cu) and the shape of what it reads.
 namespace tangram::ops::cuda::decode_sm90 {
@@ -27,10 +27,6 @@ struct Shape {
   static constexpr int kOutStride = kDim + 4;  // no bank conflicts between heads
 };
 
-__device__ inline uint32_t PackBf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
 __device__ inline uint32_t PackF16(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
@@ -238,7 +234,7 @@ class WarpAttention {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float low = p[2 * i], high = p[2 * i + 1];
-      weights[i] = ptx::TransposeMatrix(kFp8 ? PackF16(low, high) : PackBf16(low, high));
+      weights[i] = ptx::TransposeMatrix(kFp8 ? PackF16(low, high) : ptx::PackBf16(low, high));
     }
   }
 

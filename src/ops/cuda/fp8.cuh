@@ -2,7 +2,7 @@
 
 #include <cuda_fp8.h>
 
-#include "ops/cuda/ptx.cuh"
+#include "ops/cuda/ptx_sm80.cuh"
 
 namespace tangram::ops::cuda {
 

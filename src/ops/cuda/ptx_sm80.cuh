@@ -1,9 +1,16 @@
 #pragma once
 
+#include <cuda_bf16.h>
+
 #include <cstdint>
 
+namespace tangram::ops::cuda {
+
+// Of logits in base 2: exp2f is one instruction.
+constexpr float kLog2E = 1.44269504088896f;
+
 // The instructions that CUDA C++ has no name for, as functions; sm_80 and newer.
-namespace tangram::ops::cuda::ptx {
+namespace ptx {
 
 __device__ inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -29,6 +36,11 @@ __device__ inline uint32_t TransposeMatrix(uint32_t x) {
   return out;
 }
 
+__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+  __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<uint32_t*>(&v);
+}
+
 // c += a * b for a 16x16 (row), b 16x8 (column), c 16x8 in f32.
 __device__ inline void MmaBf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
@@ -45,4 +57,5 @@ __device__ inline void MmaF16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-}  // namespace tangram::ops::cuda::ptx
+}  // namespace ptx
+}  // namespace tangram::ops::cuda

@@ -11,7 +11,6 @@
 
 namespace tangram::ops::cuda {
 
-constexpr float kLog2E = 1.44269504088896f;
 constexpr int kTileKeys = 64;
 constexpr int kScoreThreads = 256;
 constexpr int kScoreWarps = kScoreThreads / 32;

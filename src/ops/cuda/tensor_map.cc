@@ -2,6 +2,9 @@
 
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <string>
 
 #include "base/check.h"
 
@@ -23,6 +26,12 @@ PFN_cuTensorMapEncodeTiled_v12000 EncodeFunction() {
   return function;
 }
 
+// "a b c": the first of them.
+template <class Values>
+std::string First(const Values& values, int count) {
+  return fmt::format("{}", fmt::join(values.begin(), values.begin() + count, " "));
+}
+
 }  // namespace
 
 CUtensorMap EncodeTensorMap(const TensorMapSpec& spec) {
@@ -32,10 +41,9 @@ CUtensorMap EncodeTensorMap(const TensorMapSpec& spec) {
       &map, spec.type, spec.rank, const_cast<void*>(spec.base), spec.dims.data(),
       spec.strides.data(), spec.box.data(), unit_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
       spec.swizzle, spec.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  TANGRAM_CHECK(result == CUDA_SUCCESS,
-                "tensor map refused ({}): rank {}, dims {} {} {}, strides {} {}, box {} {} {}",
-                static_cast<int>(result), spec.rank, spec.dims[0], spec.dims[1], spec.dims[2],
-                spec.strides[0], spec.strides[1], spec.box[0], spec.box[1], spec.box[2]);
+  TANGRAM_CHECK(result == CUDA_SUCCESS, "tensor map refused ({}): dims {}, strides {}, box {}",
+                static_cast<int>(result), First(spec.dims, spec.rank),
+                First(spec.strides, spec.rank - 1), First(spec.box, spec.rank));
   return map;
 }
 
