@@ -195,7 +195,7 @@ void LaunchHeads(const CudaAppendParams& params, cudaStream_t stream) {
 
 void RunAppend(const CudaAppendParams& params, cudaStream_t stream) {
   if (params.num_tokens == 0) return;
-  DispatchKv<64, 128, 256>(params.kv, "append", [&](auto kv, auto dim) {
+  DispatchKv(params.kv, "append", [&](auto kv, auto dim) {
     LaunchHeads<typename decltype(kv)::Type, dim.value>(params, stream);
   });
 }

@@ -39,7 +39,7 @@ struct CudaAppendParams {
   bool early_start = false;
 };
 
-// d: 64, 128 or 256.
+// d: 64 or 128.
 void RunAppend(const CudaAppendParams& params, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda

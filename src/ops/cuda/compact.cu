@@ -172,7 +172,7 @@ void LaunchSlices(const CompressParams& params, int rows, cudaStream_t stream) {
 
 template <int kVectors>
 void Launch(const CompressParams& params, cudaStream_t stream) {
-  constexpr int kSlices = kVectors < 32 ? kVectors / 4 : 8;
+  constexpr int kSlices = kVectors / 4;
   const int rows = params.batch.size * params.num_layers * params.num_kv_heads;
   if (RunsHopperCode() && rows * kSlices <= CurrentDevice().num_sms) {  // few rows
     LaunchSlices<kVectors, kSlices>(params, rows, stream);
@@ -205,8 +205,6 @@ void RunSelectAndCompact(const CompressParams& params, cudaStream_t stream) {
       return Launch<16>(params, stream);
     case 32:
       return Launch<32>(params, stream);
-    case 64:
-      return Launch<64>(params, stream);
     default:
       std::fprintf(stderr, "compaction: %d bytes of a key\n", row_bytes);
       std::abort();

@@ -154,7 +154,7 @@ void Launch(const Receive& receive, int most, cudaStream_t stream) {
   const CudaStepQueries& step = receive.params.step;
   if (step.num_tokens == 0 || most == 0) return;
   const int query_blocks = QueryBlocks(step);
-  DispatchKv<64, 128, 256>(step.kv, "received attention", [&](auto kv, auto dim) {
+  DispatchKv(step.kv, "received attention", [&](auto kv, auto dim) {
     using Kv = typename decltype(kv)::Type;
     LaunchChained(LogSumKernel<Kv, dim.value>, dim3(step.num_kv_heads, query_blocks), kScoreThreads,
                   stream, step);

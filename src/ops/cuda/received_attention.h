@@ -17,7 +17,7 @@ struct CudaStepQueries {
   int num_q_heads;
   int num_kv_heads;
   float scale;  // of q.k
-  KvView kv;    // d: 64, 128 or 256
+  KvView kv;    // d: 64 or 128
   int layer;
   int slot;
   const int32_t* row_history;  // [G] tokens of each row before the step's

@@ -252,7 +252,7 @@ size_t AttentionScoreScratchBytes(const AttentionScoreParams& params) {
 void RunScoreAttention(const AttentionScoreParams& params, cudaStream_t stream) {
   if (params.rows.batch.size == 0) return;
   const KernelParams kernel_params{params, MakeLayout(params)};
-  DispatchKv<64, 128, 256>(params.rows.kv, "attention scores", [&](auto kv, auto dim) {
+  DispatchKv(params.rows.kv, "attention scores", [&](auto kv, auto dim) {
     Launch<typename decltype(kv)::Type, dim.value>(kernel_params, stream);
   });
 }

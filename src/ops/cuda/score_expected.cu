@@ -210,7 +210,7 @@ void RunScoreExpectedAttention(const ExpectedAttentionParams& params, cudaStream
   if (params.rows.batch.size == 0) return;
   KernelParams kernel_params{params, {}};
   MakeLayout(params, params.scratch, &kernel_params.layout);
-  DispatchKv<64, 128>(params.rows.kv, "expected attention", [&](auto kv, auto dim) {
+  DispatchKv(params.rows.kv, "expected attention", [&](auto kv, auto dim) {
     Launch<typename decltype(kv)::Type, dim.value>(kernel_params, stream);
   });
 }

@@ -126,7 +126,7 @@ void RunScoreKeyDiff(const CompressParams& params, cudaStream_t stream) {
   // The same number of blocks for every launch of a device: the sum hangs on it.
   constexpr int kSlices = 8;
   const bool clusters = RunsHopperCode();
-  DispatchKv<64, 128, 256>(params.kv, "keydiff", [&](auto kv, auto dim) {
+  DispatchKv(params.kv, "keydiff", [&](auto kv, auto dim) {
     using Kv = typename decltype(kv)::Type;
     const auto kernel = clusters ? ScoreKeyDiffKernel<Kv, dim.value, kSlices>
                                  : ScoreKeyDiffKernel<Kv, dim.value, 1>;
