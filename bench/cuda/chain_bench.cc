@@ -11,8 +11,8 @@
 
 // `bench chain`: a prefill step of 8192 tokens of one sequence behind 24k others, as the server
 // runs it: in each layer, chunk by chunk, append, attention over what was kept and the chunk,
-// scores, selection and compaction. With the default chunk that is 32 boundaries in a layer; with a
-// chunk of 8192, one.
+// scores, selection and compaction. With the default chunk, 512, that is 16 boundaries in a layer;
+// with a chunk of 8192, one.
 
 namespace tangram::bench {
 namespace {

@@ -13,7 +13,7 @@ namespace tangram::ops::cuda {
 constexpr int kPageTokens = 16;  // B, for every KV type
 
 // The pages, and where each row's and head's lie. Virtual page v = page*Hp + column holds K [B, d],
-// then V [B, d].
+// then V [B, d]. fp8 has no scale: what is beyond 448 is stored as 448.
 struct KvView {
   void* pool;
   DType dtype;  // kBF16 or kF8E4M3

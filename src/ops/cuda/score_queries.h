@@ -9,7 +9,9 @@
 
 namespace tangram::ops::cuda {
 
-// The last `count` queries of each slot's chunk.
+// The last `count` queries of each slot's chunk. A query of all layers of Llama-3.1-8B is 256 KiB:
+// a slot of SnapKV's window of 32 has 8 MiB, of ExpectedAttention's chunk of 512 128 MiB, of 8192 2
+// GiB.
 struct KeptQueries {
   __nv_bfloat16* data;  // [slots][L][count][Hq * d]
   int num_layers;       // L
@@ -51,7 +53,7 @@ struct AttentionScoreParams {
 };
 size_t AttentionScoreScratchBytes(const AttentionScoreParams& params);
 
-// A key's score depends on its row and the queries alone, to the bit. d: 64, 128 or 256.
+// A key's score depends on its row and the queries alone, to the bit. d: 64 or 128.
 void RunScoreAttention(const AttentionScoreParams& params, cudaStream_t stream);
 
 // ExpectedAttention (arXiv 2510.00636, as kvpress has it): exp(mu.k / sqrt(d) + k'Sigma k / 2d),
@@ -81,7 +83,7 @@ struct FastKvzipParams {
   const float* projected;  // [T, Hkv * (g + 1) * dim]: Wq x + b [Hkv, g, dim], then Wk x [Hkv, dim]
   int num_tokens, num_kv_heads, group;
   int dim;                       // 16
-  int num_sinks;                 // 16
+  int num_sinks;                 // 16 in the published gates; any
   const float *q_norm, *k_norm;  // [dim]
   const float* base;             // [Hkv, num_sinks, dim]
   const float* bias;             // [Hkv, g]
