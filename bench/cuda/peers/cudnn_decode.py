@@ -7,7 +7,8 @@ Needs torch and nvidia-cudnn-frontend (PyPI; 1.18 was tried); the library is tor
 over one KV head or as query rows without a mask, which is the same sum (in fp8 cuDNN 9.19 takes only the latter on Hopper);
 each of cuDNN's implementations and every plan that its heuristics offer is tried, and what is right on a few entries, against
 float32, is timed: the fastest counts. Each trial has a process of its own, since a kernel's fault ends its process's GPU
-context. --quick tries only what was fastest in every batch of a whole run (cuDNN 9.19; H100, H200), a process for each dtype."""
+context. --quick tries only what was the fastest, or within 0.1% of it, in every batch of a whole run (cuDNN 9.19; H100,
+H200), a process for each dtype."""
 
 import argparse
 import json
