@@ -127,43 +127,77 @@ void BenchPlan(const std::vector<std::string>&) {
   }
 }
 
+// Appends of one layer after another. Their input is in the L2 cache for the most part, where the
+// product before leaves it in a step.
+class AppendBench {
+ public:
+  AppendBench(DType dtype, int tokens)
+      : shape_{32, 32, 8, 128, 4, dtype},
+        tokens_(tokens),
+        case_(shape_, Load(), {}, SplitMode::kEqualRanges, 132, false, 1),
+        qkv_(size_t{1} * kBuffers * tokens * shape_.qkv_width()),
+        tables_(std::vector<int32_t>(tokens, 0)),
+        inv_freq_(std::vector<float>(shape_.head_dim / 2, 0.01f)),
+        norm_(std::vector<float>(shape_.head_dim, 1.0f)),
+        new_scores_(std::vector<float>(size_t{1} * tokens * shape_.kv_heads, 1.0f)),
+        scores_(case_.num_virtual_pages() * ops::cuda::kPageTokens) {
+    qkv_.FillBytes(0x3c);
+    std::vector<int32_t> position, slot;
+    for (int t = 0; t < tokens; ++t) {
+      position.push_back(prefill() ? t : 699);
+      slot.push_back(prefill() ? 0 : t);
+    }
+    positions_ = ops::cuda::DeviceArray<int32_t>(position);
+    slots_ = ops::cuda::DeviceArray<int32_t>(slot);
+  }
+
+  double Bytes() const {
+    return tokens_ * (2.0 * shape_.qkv_width() + 2.0 * shape_.q_heads * shape_.head_dim +
+                      shape_.kv_heads * shape_.page_bytes() / 16.0);
+  }
+  // `norms`: of queries and keys, as Qwen3 has them; `scores`: the gate's are put beside the keys.
+  float Microseconds(bool norms, bool scores) const {
+    const float* norm = norms ? norm_.data() : nullptr;
+    return GraphMicroseconds(shape_.layers, 9, [&](int i, cudaStream_t stream) {
+      ops::cuda::RunAppend(
+          {qkv_.data() + size_t{1} * (i % kBuffers) * tokens_ * shape_.qkv_width(), tokens_,
+           shape_.q_heads, shape_.kv_heads, norm, norm, 1e-6f, positions_.data(), slots_.data(),
+           tables_.data(), inv_freq_.data(), 1, false, case_.attention_params(i).kv,
+           case_.plan_params().tables, i, scores ? new_scores_.data() : nullptr,
+           scores ? scores_.data() : nullptr, true},
+          stream);
+    });
+  }
+
+ private:
+  static constexpr int kBuffers = 4;
+  bool prefill() const { return tokens_ > 512; }
+  DecodeLoad Load() const {
+    return {std::vector<int32_t>(prefill() ? 1 : tokens_, prefill() ? tokens_ : 700),
+            std::vector<int32_t>(shape_.num_rows(), 0), 1 << 20};
+  }
+
+  DecodeShape shape_;
+  int tokens_;
+  DecodeCase case_;
+  ops::cuda::DeviceArray<__nv_bfloat16> qkv_;
+  ops::cuda::DeviceArray<int32_t> positions_, slots_, tables_;
+  ops::cuda::DeviceArray<float> inv_freq_, norm_, new_scores_, scores_;
+};
+
 void BenchAppend(const std::vector<std::string>&) {
   const Ceilings ceilings = MeasureCeilings();
   for (DType dtype : {DType::kBF16, DType::kF8E4M3}) {
     for (int tokens : {1, 64, 512, 2048, 8192}) {
-      const DecodeShape shape{32, 32, 8, 128, 4, dtype};
-      const bool prefill = tokens > 512;
-      DecodeLoad load{std::vector<int32_t>(prefill ? 1 : tokens, prefill ? tokens : 700),
-                      std::vector<int32_t>(shape.num_rows(), 0), 1 << 20};
-      const DecodeCase c(shape, load, {}, SplitMode::kEqualRanges, 132, false, 1);
-      const size_t row = (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim;
-      constexpr int kBuffers = 4;
-      ops::cuda::DeviceArray<__nv_bfloat16> qkv(kBuffers * tokens * row);
-      qkv.FillBytes(0x3c);
-      std::vector<int32_t> position(tokens), slot(tokens);
-      for (int t = 0; t < tokens; ++t) {
-        position[t] = prefill ? t : 699;
-        slot[t] = prefill ? 0 : t;
-      }
-      const ops::cuda::DeviceArray<int32_t> positions(position), slots(slot),
-          tables(std::vector<int32_t>(tokens, 0));
-      const ops::cuda::DeviceArray<float> inv_freq(std::vector<float>(shape.head_dim / 2, 0.01f));
-      const float us = GraphMicroseconds(32, 9, [&](int i, cudaStream_t stream) {
-        ops::cuda::RunAppend(
-            {qkv.data() + i % kBuffers * tokens * row, tokens, shape.q_heads, shape.kv_heads,
-             nullptr, nullptr, 1e-6f, positions.data(), slots.data(), tables.data(),
-             inv_freq.data(), 1, false, c.attention_params(i).kv, c.plan_params().tables, i,
-             nullptr, nullptr, true},
-            stream);
-      });
-      const double bytes = tokens * (2.0 * row + 2.0 * shape.q_heads * shape.head_dim +
-                                     shape.kv_heads * shape.page_bytes() / 16.0);
-      const double rate = 1e-6 * bytes / us;
+      const AppendBench append(dtype, tokens);
+      const float us = append.Microseconds(false, false);
+      const double rate = 1e-6 * append.Bytes() / us;
       std::printf(
           "append, Llama-3.1-8B, %-8s %5d tokens: %7.2f us, %6.1f MB, %.3f TB/s, %.1f%% of random "
-          "reads\n",
-          std::string(DTypeName(dtype)).c_str(), tokens, us, 1e-6 * bytes, rate,
-          100 * rate / (dtype == DType::kBF16 ? ceilings.random_8k : ceilings.random_4k));
+          "reads; with norms %7.2f us, with the gate's scores too %7.2f us\n",
+          std::string(DTypeName(dtype)).c_str(), tokens, us, 1e-6 * append.Bytes(), rate,
+          100 * rate / (dtype == DType::kBF16 ? ceilings.random_8k : ceilings.random_4k),
+          append.Microseconds(true, false), append.Microseconds(true, true));
     }
   }
 }
