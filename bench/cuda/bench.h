@@ -27,6 +27,10 @@ std::span<const Benchmark> PrefillBenchmarks();
 std::span<const Benchmark> StepBenchmarks();
 std::vector<Benchmark> CudaBenchmarks();
 
+// A compression chunk that the user named: a multiple of 64 that divides `tokens`. Exits with a
+// message if it is not.
+int ChunkArgument(const std::string& text, int tokens);
+
 // Why no benchmark can run here, or nothing.
 std::string DeviceProblem();
 // Runs the one that is called `name`, under a line about the card; false if there is none.

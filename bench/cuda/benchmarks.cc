@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <cstdlib>
 
 #include "bench/cuda/bench.h"
 
@@ -12,6 +13,16 @@ std::vector<Benchmark> CudaBenchmarks() {
     all.insert(all.end(), family.begin(), family.end());
   }
   return all;
+}
+
+int ChunkArgument(const std::string& text, int tokens) {
+  const int chunk = std::atoi(text.c_str());
+  if (chunk < 64 || chunk % 64 != 0 || tokens % chunk != 0) {
+    std::fprintf(stderr, "%s: not a chunk: a multiple of 64 that divides %d is\n", text.c_str(),
+                 tokens);
+    std::exit(2);
+  }
+  return chunk;
 }
 
 std::string DeviceProblem() {

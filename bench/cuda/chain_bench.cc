@@ -160,7 +160,7 @@ class Chain {
 
 void BenchChain(const std::vector<std::string>& args) {
   std::vector<int> chunks = {256, 512, 1024, 2048, 8192};
-  if (!args.empty()) chunks = {std::atoi(args[0].c_str())};
+  if (!args.empty()) chunks = {ChunkArgument(args[0], kTokens)};
   std::printf(
       "# 8192 tokens of one sequence behind 24576, Llama-3.1-8B, 32 layers, ratio 0.3, bf16\n");
   for (int chunk : chunks) {
