@@ -20,7 +20,7 @@ constexpr int kChunks = 6, kTokens = kChunks * kChunk;
 constexpr int kQueryWindow = 32, kLayer = 1;
 constexpr int kOthers = 64, kOtherTokens = 17;
 
-enum class Scorer { kGate, kKeyDiff, kSnapKv, kExpectedAttention };
+enum class Scorer { kGate, kKeyDiff, kStreamingLlm, kSnapKv, kTova, kExpectedAttention };
 
 struct Variant {
   DType dtype;
@@ -100,9 +100,17 @@ class ChunksTest : public testing::TestWithParam<Variant> {
       case Scorer::kKeyDiff:
         ops::cuda::RunScoreKeyDiff(rows, nullptr);
         break;
-      case Scorer::kSnapKv: {
-        ops::cuda::AttentionScoreParams p{rows, kept_, 0.1f,    ops::cuda::AttentionPool::kMax,
-                                          7,    false, kTokens, nullptr};
+      case Scorer::kStreamingLlm:
+        ops::cuda::RunScoreStreamingLlm(rows, nullptr);
+        break;
+      case Scorer::kSnapKv:
+      case Scorer::kTova: {
+        const bool tova = GetParam().scorer == Scorer::kTova;
+        ops::cuda::AttentionScoreParams p{
+            rows,         kept_,
+            0.1f,         tova ? ops::cuda::AttentionPool::kNone : ops::cuda::AttentionPool::kMax,
+            tova ? 1 : 7, tova,
+            kTokens,      nullptr};
         DeviceArray<char> scratch(AttentionScoreScratchBytes(p));
         p.scratch = scratch.data();
         RunScoreAttention(p, nullptr);
@@ -125,7 +133,9 @@ class ChunksTest : public testing::TestWithParam<Variant> {
     scores_ = DeviceArray<float>(c.num_virtual_pages() * kPageTokens);
     scores_.FillBytes(0xff);
     const bool looks = GetParam().scorer >= Scorer::kSnapKv;
-    const int count = GetParam().scorer == Scorer::kSnapKv ? kQueryWindow : kChunk;
+    const int count = GetParam().scorer == Scorer::kSnapKv ? kQueryWindow
+                      : GetParam().scorer == Scorer::kTova ? 1
+                                                           : kChunk;
     DeviceArray<__nv_bfloat16> queries(size_t{1} * c.size() * shape_.layers * count *
                                        shape_.q_heads * shape_.head_dim);
     queries.FillBytes(0xff);
@@ -238,7 +248,9 @@ TEST_P(GateChunksTest, HoldsWhatSelectionOutOfPlaceHolds) {
 INSTANTIATE_TEST_SUITE_P(Scorers, ChunksTest,
                          testing::Values(Variant{DType::kBF16, 128, Scorer::kGate},
                                          Variant{DType::kF8E4M3, 128, Scorer::kKeyDiff},
+                                         Variant{DType::kBF16, 64, Scorer::kStreamingLlm},
                                          Variant{DType::kBF16, 128, Scorer::kSnapKv},
+                                         Variant{DType::kF8E4M3, 128, Scorer::kTova},
                                          Variant{DType::kBF16, 128, Scorer::kExpectedAttention},
                                          Variant{DType::kF8E4M3, 64, Scorer::kExpectedAttention}));
 INSTANTIATE_TEST_SUITE_P(Gate, GateChunksTest,

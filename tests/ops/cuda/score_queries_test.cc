@@ -388,6 +388,14 @@ TEST(FastKvzip, AgreesWithDouble) {
                            b.data(), o.data(), 1e-6f, scores.data()},
                           nullptr);
   const auto got = scores.Download();
+  // A token's score does not depend on which come with it.
+  const int cut = 37;
+  DeviceArray<float> rest((tokens - cut) * heads);
+  ops::cuda::RunFastKvzip(
+      {p.data() + cut * heads * (group + 1) * dim, tokens - cut, heads, group, dim, sinks,
+       qn.data(), kn.data(), b.data(), o.data(), 1e-6f, rest.data()},
+      nullptr);
+  EXPECT_EQ(0, std::memcmp(rest.Download().data(), &got[cut * heads], rest.bytes()));
   auto normed = [&](const float* x, const std::vector<float>& weight) {
     double squares = 0;
     std::vector<double> y(dim);
