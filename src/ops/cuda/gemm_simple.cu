@@ -1,7 +1,7 @@
 #include "ops/cuda/check.h"
 #include "ops/cuda/gemm.h"
 #include "ops/cuda/launch.cuh"
-#include "ops/cuda/ptx.cuh"
+#include "ops/cuda/ptx_sm80.cuh"
 
 // The matrix product in its plain form, for GPUs before sm_90 where cuBLASLt is not at hand: a
 // block computes 64 x 64 outputs from tiles of 32 K elements in shared memory, four warps of 16

@@ -25,7 +25,7 @@ MatMulRunner::MatMulRunner(std::unique_ptr<CublasLt> library,
 
 void MatMulRunner::Run(const MatMulArgs& args, cudaStream_t stream) {
   if (args.m == 0) return;
-  const bool streams = CurrentDevice().compute_major == 9;
+  const bool streams = RunsHopperCode();
   if (invariant_) {
     // One tile and one order of K, which each kernel has for every M.
     if (!streams) return RunSimpleMatMul(args, stream);

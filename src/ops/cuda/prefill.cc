@@ -7,7 +7,7 @@ namespace tangram::ops::cuda {
 
 void RunPrefill(const PrefillArgs& args, cudaStream_t stream) {
   TANGRAM_CHECK(args.kv.head_dim == 64 || args.kv.head_dim == 128, "head_dim {}", args.kv.head_dim);
-  if (CurrentDevice().compute_major == 9) return RunPrefillSm90(args, stream);
+  if (RunsHopperCode()) return RunPrefillSm90(args, stream);
   RunPrefillSimple(args, stream);
 }
 

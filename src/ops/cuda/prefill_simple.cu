@@ -2,7 +2,7 @@
 #include "ops/cuda/fp8.cuh"
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/prefill.h"
-#include "ops/cuda/ptx.cuh"
+#include "ops/cuda/ptx_sm80.cuh"
 
 // Prefill attention in its plain form, for GPUs since sm_80 that the tuned one does not run on, and
 // its reference. A block is half a tile: four warps of 16 packed rows (token, head), over blocks of
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(32 * kWarps) PrefillSimpleKernel(const KernelA
   const int first_row = blockIdx.y * kRows + threadIdx.x / 32 * 16;
   Warp<kDim> warp;
   warp.lane = threadIdx.x % 32;
-  warp.scale_log2 = k.a.scale * 1.44269504f;
+  warp.scale_log2 = k.a.scale * kLog2E;
   warp.LoadQueries(k, item, first_row);
   for (int key = 0; key < end; key += kBlockKeys) {
     __syncthreads();
