@@ -126,7 +126,7 @@ class PrefillBench {
 
   Timing Time(const Call& call) {
     // Off Hopper the plain kernel is all there is, and it takes invariant plans only.
-    const bool invariant = call.kernel != Kernel::kTuned || CurrentDevice().compute_major != 9;
+    const bool invariant = call.kernel != Kernel::kTuned || !RunsHopperCode();
     const int copies = Copies(call), tokens = call.requests * call.chunk;
     TANGRAM_CHECK(copies * tokens <= kMaxTokens, "{} x {} tokens", copies, tokens);
     const int longest = *std::max_element(call.history.begin(), call.history.end());

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <iterator>
 #include <vector>
 
 #include "ops/cuda/check.h"
@@ -24,6 +26,12 @@ const DeviceInfo& CurrentDevice() {
   int device = 0;
   TANGRAM_CUDA_CHECK(cudaGetDevice(&device));
   return devices[device];
+}
+
+bool RunsHopperCode() {
+  constexpr int kCompiledFor[] = {__CUDA_ARCH_LIST__};  // nvcc's: 800 and 900, by default
+  constexpr bool kForHopper = std::ranges::find(kCompiledFor, 900) != std::end(kCompiledFor);
+  return kForHopper && CurrentDevice().compute_major == 9;
 }
 
 }  // namespace tangram::ops::cuda
