@@ -24,6 +24,7 @@ std::vector<PrefillItem> MakeTiles(const PrefillShape& shape, const PrefillSeque
   item.page_table =
       (static_cast<int64_t>(sequence.slot) * shape.num_rows + row) * shape.max_pages_per_row;
   std::vector<PrefillItem> tiles;
+  tiles.reserve(sequence.num_tokens / tile_tokens + 1);
   for (int token = 0; token < sequence.num_tokens; token += tile_tokens) {
     item.first_token = sequence.first_token + token;
     item.num_tokens = std::min(tile_tokens, sequence.num_tokens - token);
@@ -41,22 +42,41 @@ std::vector<PrefillItem> MakeTiles(const PrefillShape& shape, const PrefillSeque
   return tiles;
 }
 
+// Items, and the thread block that each goes to.
+struct Turns {
+  std::vector<PrefillItem> items;
+  std::vector<int> block;
+  int64_t most = 0;  // work of the busiest block
+};
+
 // Each item in turn to the block with the least to do. The order is that of heads and key ranges,
 // so that blocks that run at the same time read the same keys and find them in the L2 cache: with
 // long histories this matters more than an even finish.
-PrefillDeal DealOut(const std::vector<PrefillItem>& items, int num_blocks, int item_cost) {
-  PrefillDeal deal;
-  deal.blocks.resize(num_blocks);
+Turns TakeTurns(std::vector<PrefillItem> items, int num_blocks, int item_cost) {
+  Turns turns;
+  turns.block.reserve(items.size());
   using Load = std::pair<int64_t, int>;  // work, block
-  std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
-  for (int b = 0; b < num_blocks; ++b) loads.push({0, b});
+  std::vector<Load> all;
+  for (int b = 0; b < num_blocks; ++b) all.push_back({0, b});
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> loads({}, std::move(all));
   for (const PrefillItem& item : items) {
     auto [work, b] = loads.top();
     loads.pop();
-    deal.blocks[b].push_back(item);
+    turns.block.push_back(b);
     work += item.num_blocks + item_cost;
-    deal.most = std::max(deal.most, work);
+    turns.most = std::max(turns.most, work);
     loads.push({work, b});
+  }
+  turns.items = std::move(items);
+  return turns;
+}
+
+PrefillDeal MakeDeal(const Turns& turns, int num_blocks) {
+  PrefillDeal deal;
+  deal.blocks.resize(num_blocks);
+  deal.most = turns.most;
+  for (size_t i = 0; i < turns.items.size(); ++i) {
+    deal.blocks[turns.block[i]].push_back(turns.items[i]);
   }
   return deal;
 }
@@ -65,6 +85,7 @@ PrefillDeal DealOut(const std::vector<PrefillItem>& items, int num_blocks, int i
 // after another.
 std::vector<PrefillItem> CutTiles(const std::vector<PrefillItem>& tiles, int length) {
   std::vector<PrefillItem> parts;
+  parts.reserve(2 * tiles.size());
   for (size_t i = 0; i < tiles.size();) {
     size_t end = i;
     while (end < tiles.size() && tiles[end].expanded == tiles[i].expanded) ++end;  // one head
@@ -87,36 +108,44 @@ std::vector<PrefillItem> CutTiles(const std::vector<PrefillItem>& tiles, int len
 PrefillDeal EvenDeal(const std::vector<std::vector<PrefillItem>>& heads,
                      const std::vector<PrefillItem>& tiles, int num_blocks) {
   const size_t most_items = size_t(kMaxItemsPerBlock) * num_blocks;
-  PrefillDeal deal = DealOut(tiles, num_blocks, kPrefillItemCost);
+  Turns turns = TakeTurns(tiles, num_blocks, kPrefillItemCost);
   const int longest = heads.empty() ? 0 : heads[0][0].num_blocks;
   for (int parts = 2; longest / parts >= kMinBlocks && parts * tiles.size() <= most_items;
        ++parts) {
-    PrefillDeal other = DealOut(CutTiles(tiles, (longest + parts - 1) / parts), num_blocks,
-                                kPrefillItemCost + kPrefillPartCost);
+    Turns other = TakeTurns(CutTiles(tiles, (longest + parts - 1) / parts), num_blocks,
+                            kPrefillItemCost + kPrefillPartCost);
     other.most += kPrefillCutCost;
-    if (other.most < deal.most) deal = std::move(other);
+    if (other.most < turns.most) turns = std::move(other);
   }
   const bool alike = std::all_of(heads.begin(), heads.end(), [&](const auto& head) {
     return head.size() == heads[0].size() && head.size() <= size_t(num_blocks);
   });
   if (alike && !heads.empty() && 2 * tiles.size() <= most_items) {
-    auto other = DealStrips(heads, num_blocks, deal.most - kPrefillCutCost);
-    if (other) deal = *std::move(other);
+    auto strips = DealStrips(heads, num_blocks, turns.most - kPrefillCutCost);
+    if (strips) return *std::move(strips);
   }
-  return deal;
+  return MakeDeal(turns, num_blocks);
 }
 
 // Numbers the parts of each cut tile, and says how to merge them.
 void NumberParts(size_t num_tiles, PrefillPlan& plan) {
-  std::vector<std::vector<int>> parts(num_tiles);
+  struct Parts {
+    int count = 0, first_item = 0, next_slot = 0;
+  };
+  std::vector<Parts> tiles(num_tiles);
   for (size_t i = 0; i < plan.items.size(); ++i) {
-    parts[plan.items[i].tile].push_back(static_cast<int>(i));
+    Parts& parts = tiles[plan.items[i].tile];
+    if (parts.count++ == 0) parts.first_item = static_cast<int>(i);
   }
-  for (const std::vector<int>& own : parts) {
-    if (own.size() > 1) {
-      plan.merges.push_back({own[0], plan.num_slots, static_cast<int>(own.size())});
-    }
-    for (int i : own) plan.items[i].slot = own.size() > 1 ? plan.num_slots++ : -1;
+  for (Parts& parts : tiles) {
+    if (parts.count < 2) continue;
+    plan.merges.push_back({parts.first_item, plan.num_slots, parts.count});
+    parts.next_slot = plan.num_slots;
+    plan.num_slots += parts.count;
+  }
+  for (PrefillItem& item : plan.items) {
+    Parts& parts = tiles[item.tile];
+    item.slot = parts.count > 1 ? parts.next_slot++ : -1;
   }
 }
 
@@ -142,7 +171,8 @@ PrefillPlan PlanPrefill(const PrefillShape& shape, std::span<const PrefillSequen
     }
   }
   const PrefillDeal deal =
-      invariant ? DealOut(tiles, num_blocks, kPrefillItemCost) : EvenDeal(heads, tiles, num_blocks);
+      invariant ? MakeDeal(TakeTurns(tiles, num_blocks, kPrefillItemCost), num_blocks)
+                : EvenDeal(heads, tiles, num_blocks);
   plan.ranges = {0};
   for (const std::vector<PrefillItem>& own : deal.blocks) {
     plan.items.insert(plan.items.end(), own.begin(), own.end());
