@@ -227,21 +227,21 @@ class Graph {
 
 class DecodeChainTest : public testing::TestWithParam<Variant> {
  protected:
-  // Layers follow each other, so errors add up. One of n tokens too few makes a difference of about
-  // 1/sqrt(n).
+  // Both round, by 3e-3 in all, and a layer passes on what it was given. One of n tokens too few
+  // makes a difference of about 1/sqrt(n).
   static void ExpectNear(const std::vector<__nv_bfloat16>& got,
                          const std::vector<__nv_bfloat16>& expected) {
     const DecodeShape& shape = GetParam().shape;
     const size_t d = shape.head_dim;
     for (size_t row = 0; row < got.size() / d; ++row) {
       const int token = static_cast<int>(row / shape.q_heads % kTokens);
+      const int layer = static_cast<int>(row / shape.q_heads / kTokens);
       if (kBoundaries[token] == 0) continue;
       const std::vector<__nv_bfloat16> mine(&got[row * d], &got[row * d] + d);
       std::vector<double> theirs;
       for (size_t i = 0; i < d; ++i) theirs.push_back(__bfloat162float(expected[row * d + i]));
-      ASSERT_LT(ops::cuda::RelativeError(mine, theirs), 2e-2)
-          << "layer " << row / shape.q_heads / kTokens << " token " << token << " head "
-          << row % shape.q_heads;
+      ASSERT_LT(ops::cuda::RelativeError(mine, theirs), 1e-2 * (1 + layer))
+          << "layer " << layer << " token " << token << " head " << row % shape.q_heads;
     }
   }
 };

@@ -32,11 +32,12 @@ struct Composition {
   int unit_pages() const { return mode == SplitMode::kBatchInvariant ? kInvariantUnitPages : 1; }
 };
 
-Composition Draw(std::mt19937& random) {
+// Of `size` tokens and `heads` heads, if they are given.
+Composition Draw(std::mt19937& random, int size = 0, int heads = 0) {
   Composition c;
   const int sizes[] = {1, 2, 7, 16, 64};
-  c.size = random() % 50 == 0 ? kMaxTokens : sizes[random() % 5];
-  c.heads = 1 << random() % 4;
+  c.size = size > 0 ? size : random() % 50 == 0 ? kMaxTokens : sizes[random() % 5];
+  c.heads = heads > 0 ? heads : 1 << random() % 4;
   const int ranges[] = {1, 7, 132, kMaxRanges};
   c.ranges = ranges[random() % 4];
   c.mode = random() % 3 == 0 ? SplitMode::kBatchInvariant : SplitMode::kEqualRanges;
@@ -200,22 +201,32 @@ class LayerChecker {
   const PlanRange* ranges_;
 };
 
+void PlanAndCheck(Composition c) {
+  PlanOnDevice(c);
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const LayerChecker checker(c, layer);
+    checker.CheckEntries();
+    checker.CheckRanges();
+    checker.CheckSegments();
+    ASSERT_FALSE(testing::Test::HasFatalFailure())
+        << "layer " << layer << ": " << c.size << " tokens, " << c.heads << " heads, " << c.ranges
+        << " ranges";
+  }
+}
+
 // A thousand batches, each with a hundred ways to deal heads to rows (the layers).
 TEST(DecodePlan, RandomBatchesAndHeadMaps) {
   std::mt19937 random(1);
   for (int i = 0; i < 1000; ++i) {
-    Composition c = Draw(random);
-    PlanOnDevice(c);
-    for (int layer = 0; layer < kLayers; ++layer) {
-      const LayerChecker checker(c, layer);
-      checker.CheckEntries();
-      checker.CheckRanges();
-      checker.CheckSegments();
-      ASSERT_FALSE(testing::Test::HasFatalFailure())
-          << "composition " << i << " layer " << layer << ": " << c.size << " tokens, " << c.heads
-          << " heads, " << c.ranges << " ranges";
-    }
+    PlanAndCheck(Draw(random));
+    ASSERT_FALSE(HasFatalFailure()) << "composition " << i;
   }
+}
+
+// As many entries as a layer may have: 16 a thread.
+TEST(DecodePlan, ManyEntries) {
+  std::mt19937 random(2);
+  for (int size : {2048, 700}) PlanAndCheck(Draw(random, size, 8));
 }
 
 }  // namespace
