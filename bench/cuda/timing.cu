@@ -100,7 +100,7 @@ float MedianMicroseconds(int warmup, int repeats,
 }
 
 float GraphMicroseconds(int count, int replays,
-                        const std::function<void(int, cudaStream_t)>& launch) {
+                        const std::function<void(int, cudaStream_t)>& launch, float warmup_us) {
   cudaStream_t stream;
   TANGRAM_CUDA_CHECK(cudaStreamCreate(&stream));
   launch(0, stream);
@@ -114,7 +114,7 @@ float GraphMicroseconds(int count, int replays,
   auto replay = [&](int, cudaStream_t timed) { TANGRAM_CUDA_CHECK(cudaGraphLaunch(exec, timed)); };
   // The clocks take their time to rise again after the host has prepared a case.
   const int warmup =
-      static_cast<int>(std::min(1000.0f, 150000 / MedianMicroseconds(1, 1, replay))) + 1;
+      static_cast<int>(std::min(1000.0f, warmup_us / MedianMicroseconds(1, 1, replay))) + 1;
   const float us = MedianMicroseconds(warmup, replays, replay);
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);

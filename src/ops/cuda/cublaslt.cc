@@ -93,8 +93,9 @@ class OpenedCublasLt final : public CublasLt {
            cudaStream_t stream) override {
     const float one = 1, zero = 0;
     if (args.bias != nullptr) SetBias(plan.description, args);
+    void* out = args.f32_columns > 0 ? static_cast<void*>(args.out_f32) : args.out;
     Check(f_.Matmul(handle_, plan.description, &one, args.weight, plan.weight, args.x, plan.x,
-                    &zero, args.out, plan.out, args.out, plan.out, &plan.algorithm, workspace,
+                    &zero, out, plan.out, out, plan.out, &plan.algorithm, workspace,
                     kWorkspaceBytes, stream),
           "cublasLtMatmul", args);
   }
@@ -115,7 +116,9 @@ class OpenedCublasLt final : public CublasLt {
     if (a.bias != nullptr) SetBias(plan->description, a);
     Check(f_.LayoutCreate(&plan->weight, CUDA_R_16BF, a.k, a.n, a.k), "layout", a);
     Check(f_.LayoutCreate(&plan->x, CUDA_R_16BF, a.k, a.m, a.k), "layout", a);
-    Check(f_.LayoutCreate(&plan->out, CUDA_R_16BF, a.n, a.m, a.out_stride > 0 ? a.out_stride : a.n),
+    const bool f32 = a.f32_columns > 0;
+    Check(f_.LayoutCreate(&plan->out, f32 ? CUDA_R_32F : CUDA_R_16BF, a.n, a.m,
+                          !f32 && a.out_stride > 0 ? a.out_stride : a.n),
           "layout", a);
     return plan;
   }

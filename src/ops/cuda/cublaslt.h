@@ -21,9 +21,9 @@ class CublasLt {
   static Result<std::unique_ptr<CublasLt>> Open(const std::string& path);
   virtual ~CublasLt() = default;
 
-  // Up to `max` plans for the shape of `args` (without f32 columns) on the current device, the
-  // expected fastest first. Of its pointers, only whether there is a bias matters. Empty if the
-  // library has none.
+  // Up to `max` plans for the shape of `args` on the current device, the expected fastest first. Of
+  // its columns all or none are f32; of its pointers, only whether there is a bias matters. Empty
+  // if the library has none.
   virtual std::vector<std::shared_ptr<Plan>> Plans(const MatMulArgs& args, int max) = 0;
   // Runs a plan for these very shapes.
   virtual void Run(const Plan& plan, const MatMulArgs& args, void* workspace,

@@ -7,26 +7,26 @@
 #include "ops/cuda/gemm_stream.h"
 
 namespace tangram::ops::cuda {
-namespace {
 
-// How much longer the busiest block takes than the mean, if `blocks` take whole tiles.
-double Unevenness(int tiles, int blocks) {
-  const int most = (tiles + blocks - 1) / blocks;
-  return static_cast<double>(most) * blocks / tiles;
+// The bounds are measured (docs/measurements.md): fewer tokens ask for longer pieces of the
+// weight's rows, more for fewer tiles, each of which reads the tokens again.
+StreamConfigId ChooseStreamConfig(int m, int n) {
+  const int share = (n - 1) / CurrentDevice().num_sms + 1;  // rows of a block
+  if (m <= 8) return k16x512Even;
+  if (m <= 16) return share <= 20 ? k16x512Even : share <= 32 ? k32x256Even : k48x256Even;
+  if (m > 32 || share > 48) return k64x128;
+  return share <= 32 ? k32x256Even : k48x128Even;
 }
 
-}  // namespace
-
-// The bounds are measured (docs/measurements.md).
-StreamConfigId ChooseStreamConfig(int m, int n) {
+int EvenTileRows(int n, int most_rows) {
   const int blocks = CurrentDevice().num_sms;
-  const int tiles16 = (n + 15) / 16, tiles32 = (n + 31) / 32;
-  if (m > 32) return k64x128;
-  const bool one_tile_each = tiles32 <= blocks && Unevenness(tiles32, blocks) < 1.2;
-  if (m > 16) return one_tile_each ? k32x256Whole : k64x128;
-  if (tiles16 <= 3 * blocks && Unevenness(tiles16, blocks) < 1.04) return k16x512Whole;
-  if (one_tile_each || Unevenness(tiles32, blocks) < 1.01) return k32x256Whole;
-  return tiles32 < blocks ? k16x512 : k32x256;
+  int best = 0, least = 0;  // its rows, and the busiest block's rows
+  for (int tiles = (n - 1) / (blocks * most_rows) + 1;; ++tiles) {
+    const int rows = (n - 1) / (blocks * tiles) + 1;
+    if (best > 0 && 2 * rows <= most_rows) return best;
+    if (best == 0 || 200 * rows * tiles < 199 * least) best = rows, least = rows * tiles;
+    if (int64_t{100} * least * blocks < int64_t{101} * n) return best;
+  }
 }
 
 size_t StreamWorkspaceBytes(int max_n, int multiprocessors) {
@@ -51,8 +51,9 @@ void RunStreamMatMul(const MatMulArgs& args, const StreamWorkspace& workspace,
     const int chosen = options.invariant ? k64x128 : ChooseStreamConfig(part.args.m, args.n);
     const StreamConfig& config = StreamConfigs()[options.config >= 0 ? options.config : chosen];
     if (args.out_f32 != nullptr) part.args.out_f32 += static_cast<int64_t>(row) * args.f32_columns;
-    TANGRAM_CHECK(config.launch(&part, part.args.m), "tile {} takes fewer than {} rows",
-                  config.name, part.args.m);
+    if (config.most_rows > 0) part.even_rows = EvenTileRows(args.n, config.most_rows);
+    TANGRAM_CHECK(config.launch(part, false), "tile {} takes fewer than {} rows", config.name,
+                  part.args.m);
   }
 }
 

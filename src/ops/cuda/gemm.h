@@ -48,6 +48,10 @@ struct StreamOptions {
 void RunStreamMatMul(const MatMulArgs& args, const StreamWorkspace& workspace,
                      const StreamOptions& options, cudaStream_t stream);
 
+// The product whose columns are all f32 (f32_columns = n) and few: each 8 of them read all of x
+// again. On GPUs from sm_80 on; a row of x gives the same bits in any company.
+void RunNarrowMatMul(const MatMulArgs& args, cudaStream_t stream);
+
 // The plain product, for any M on GPUs from sm_80 on; a row of x gives the same bits in any
 // company.
 void RunSimpleMatMul(const MatMulArgs& args, cudaStream_t stream);

@@ -3,9 +3,10 @@
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/ptx_sm80.cuh"
 
-// The matrix product in its plain form, for GPUs before sm_90 where cuBLASLt is not at hand: a
-// block computes 64 x 64 outputs from tiles of 32 K elements in shared memory, four warps of 16
-// tokens each.
+// The matrix product in its plain form, for what the others do not take: GPUs other than Hopper's
+// without cuBLASLt or in batch-invariant mode, K that is no multiple of 64, many f32 columns with a
+// bias that cuBLASLt has no plan for. A block computes 64 x 64 outputs from tiles of 32 K elements
+// in shared memory, four warps of 16 tokens each.
 
 namespace tangram::ops::cuda {
 namespace {

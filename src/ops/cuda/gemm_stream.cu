@@ -26,13 +26,14 @@ void LaunchStream(const StreamLaunch& l) {
   using Layout = StreamLayout<Tile, kTokens>;
   const auto kernel = StreamKernel<Tile, kTokens>;
   [[maybe_unused]] static const bool raised = [&] {
-    TANGRAM_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout::kBytes));
+    TANGRAM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            (Tile::kSharedKib + 1) * 1024));
     return true;
   }();
 
   const MatMulArgs& a = l.args;
-  const int tiles = (a.n + Tile::kRows - 1) / Tile::kRows;
+  const Layout layout(l.even_rows, a.m);
+  const int tiles = (a.n + layout.rows - 1) / layout.rows;
   const int units_per_tile = (a.k + Tile::kDepth - 1) / Tile::kDepth;
   char* workspace = static_cast<char*>(l.workspace.data);
   const StreamArgs args{
@@ -45,6 +46,7 @@ void LaunchStream(const StreamLaunch& l) {
       .n = a.n,
       .f32_columns = a.f32_columns,
       .out_stride = a.out_stride,
+      .even_rows = l.even_rows,
       .units_per_tile = units_per_tile,
       .units = tiles * units_per_tile};
 
@@ -54,22 +56,24 @@ void LaunchStream(const StreamLaunch& l) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(std::min(CurrentDevice().num_sms, args.units));
   config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = Layout::kBytes;
+  config.dynamicSmemBytes = layout.bytes();
   config.stream = l.stream;
   config.attrs = &attribute;
   config.numAttrs = l.dependent_launch ? 1 : 0;
-  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel,
-                                        UnitMap(a.weight, a.n, a.k, Tile::kRows, Layout::kSubtiles),
-                                        UnitMap(a.x, a.m, a.k, kTokens, Layout::kSubtiles), args));
+  TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(
+      &config, kernel, UnitMap(a.weight, a.n, a.k, layout.rows, Layout::kSubtiles),
+      UnitMap(a.x, a.m, a.k, layout.tokens, Layout::kSubtiles), args));
 }
 
 template <class Tile, int kTokens = 8>
-bool LaunchTile(const StreamLaunch* l, int m) {
-  if constexpr (kTokens > kStreamMaxTokens || !StreamLayout<Tile, kTokens>::kFits) {
+bool LaunchTile(const StreamLaunch& l, bool dry) {
+  if constexpr (kTokens > kStreamMaxTokens) {
     return false;
   } else {
-    if (m > kTokens) return LaunchTile<Tile, kTokens * 2>(l, m);
-    if (l != nullptr) LaunchStream<Tile, kTokens>(*l);
+    if (l.args.m > kTokens) return LaunchTile<Tile, kTokens * 2>(l, dry);
+    if (l.even_rows > Tile::kRows || !StreamLayout<Tile, kTokens>(l.even_rows, l.args.m).fits())
+      return false;
+    if (!dry) LaunchStream<Tile, kTokens>(l);
     return true;
   }
 }
@@ -77,10 +81,10 @@ bool LaunchTile(const StreamLaunch* l, int m) {
 // As StreamConfigId numbers them.
 constexpr StreamConfig kConfigs[] = {
     {"64x128", LaunchTile<StreamTile<64, 128, 4, 1, 96>>},
-    {"32x256", LaunchTile<StreamTile<32, 256, 2, 2, 108>>},
-    {"32x256 whole", LaunchTile<StreamTile<32, 256, 2, 2, 108, true>>},
-    {"16x512", LaunchTile<StreamTile<16, 512, 1, 4, 108>>},
-    {"16x512 whole", LaunchTile<StreamTile<16, 512, 1, 4, 108, true>>},
+    {"16x512 even", LaunchTile<StreamTile<16, 512, 1, 4, 110, true>>, 16},
+    {"32x256 even", LaunchTile<StreamTile<32, 256, 2, 2, 110, true>>, 32},
+    {"48x256 even", LaunchTile<StreamTile<48, 256, 3, 2, 110, true>>, 48},
+    {"48x128 even", LaunchTile<StreamTile<48, 128, 3, 2, 110, true>>, 48},
 };
 
 }  // namespace

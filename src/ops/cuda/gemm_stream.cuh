@@ -7,38 +7,59 @@
 // The streaming matrix product: out[M, N] = x[M, K] * weight[N, K]^T for few rows of x, bound by
 // the reading of `weight`. One persistent block per multiprocessor takes an equal share of all
 // (weight tile, K chunk) units, tile by tile (stream-K), so that no shape leaves multiprocessors
-// idle. The sums of a tile that several blocks share are added in a fixed order: the result depends
-// on the shape and the number of blocks, never on timing. The weights are the 16-row operand of the
+// idle; or tiles have such a height that each block takes as many whole ones. The sums of a tile
+// that several blocks share are added in a fixed order: the result depends on the shape and the
+// number of blocks, never on timing. The weights are the 16-row operand of the
 // tensor cores and the tokens the 8-column one, so few tokens cost little.
 
 namespace tangram::ops::cuda {
 
 // Rows of a weight tile, K elements of a unit, warps over rows and over K, shared memory in KiB
-// for the stages; whether blocks take whole tiles only, which spares them adding up shared ones
-// (about 1 us) where the tiles go round evenly. Two blocks of consecutive kernels fit on a
-// multiprocessor, so that the next kernel's first weights arrive while this one finishes.
+// for the stages. Two blocks of consecutive kernels fit on a multiprocessor, so that the next
+// kernel's first weights arrive while this one finishes. `kEven`: tiles have as many rows (at most
+// kRows) as make whole tiles an even share of each block, which spares adding up shared ones (about
+// 1 us).
 template <int kRows_, int kDepth_, int kRowWarps_, int kDepthWarps_, int kSharedKib_,
-          bool kWhole_ = false>
+          bool kEven_ = false>
 struct StreamTile {
   static constexpr int kRows = kRows_;
   static constexpr int kDepth = kDepth_;
   static constexpr int kRowWarps = kRowWarps_;
   static constexpr int kDepthWarps = kDepthWarps_;
   static constexpr int kSharedKib = kSharedKib_;
-  static constexpr bool kWhole = kWhole_;
+  static constexpr bool kEven = kEven_;
   static constexpr int kConsumers = 32 * kRowWarps * kDepthWarps;
   static constexpr int kThreads = kConsumers + 32;
 };
 
+// Shared memory: the stages, a unit of weights and of tokens each, and what ReduceDepth needs.
 template <class Tile, int kTokens>
 struct StreamLayout {
   static constexpr int kSubtiles = Tile::kDepth / 64;  // 128-byte rows, swizzled
-  static constexpr int kWeightBytes = kSubtiles * Tile::kRows * 128;
-  static constexpr int kStageBytes = kWeightBytes + kSubtiles * kTokens * 128;
   static constexpr int kReduceBytes = (Tile::kDepthWarps - 1) * Tile::kRows * kTokens * 4;
-  static constexpr int kStages = (Tile::kSharedKib * 1024 - kReduceBytes) / kStageBytes;
-  static constexpr int kBytes = 1024 + kStages * kStageBytes + kReduceBytes;
-  static constexpr bool kFits = kStages >= 3;
+  static constexpr int kMostStages = 8;
+
+  int rows,
+      tokens;  // of a unit: kRows and kTokens, but only as many as there are if tiles are even
+  int weight_bytes, stage_bytes, stages;
+
+  __host__ __device__ StreamLayout(int even_rows, int m)
+      : rows(Tile::kEven ? even_rows : Tile::kRows),
+        tokens(Tile::kEven && m < kTokens ? m : kTokens),
+        weight_bytes(Swizzled(rows)),
+        stage_bytes(weight_bytes + Swizzled(tokens)),
+        stages((Tile::kSharedKib * 1024 - kReduceBytes) / stage_bytes) {
+    if (stages > kMostStages) stages = kMostStages;
+  }
+  __host__ __device__ int bytes() const { return 1024 + stages * stage_bytes + kReduceBytes; }
+  __device__ int copied_bytes() const { return kSubtiles * (rows + tokens) * 128; }
+  bool fits() const { return stages >= 3; }
+
+ private:
+  // Swizzled boxes begin at multiples of 1024.
+  __host__ __device__ static constexpr int Swizzled(int box_rows) {
+    return (kSubtiles * box_rows * 128 + 1023) / 1024 * 1024;
+  }
 };
 
 struct StreamArgs {
@@ -49,6 +70,7 @@ struct StreamArgs {
   int* counters;
   int m, n, f32_columns;
   int64_t out_stride;
+  int even_rows;  // of a tile, if tiles are even
   int units_per_tile, units;
 };
 
@@ -58,10 +80,10 @@ __device__ __forceinline__ int StreamBegin(uint32_t units, uint32_t block, uint3
   return units * block / blocks;
 }
 
-// The same in whole tiles, if the kernel's blocks share none.
+// The same in whole tiles, if they are even.
 template <class Tile>
 __device__ __forceinline__ int ShareBegin(const StreamArgs& args, uint32_t block) {
-  if (!Tile::kWhole) return StreamBegin(args.units, block, gridDim.x);
+  if (!Tile::kEven) return StreamBegin(args.units, block, gridDim.x);
   return StreamBegin(args.units / args.units_per_tile, block, gridDim.x) * args.units_per_tile;
 }
 
@@ -96,24 +118,25 @@ struct StreamConsumer {
   }
 
   // Adds the unit in the stage at shared address `stage`.
-  __device__ __forceinline__ void Multiply(uint32_t stage) {
-    const uint32_t tokens = stage + Layout::kWeightBytes;
+  __device__ __forceinline__ void Multiply(const Layout& layout, uint32_t stage) {
+    const uint32_t tokens = stage + layout.weight_bytes;
     const int a_row = row_warp * kRowTiles * 16 + (lane & 15), a_half = lane >> 4;
 #pragma unroll
     for (int step = 0; step < kSteps; step += 2) {
       const int k = depth_warp * kSteps + step;  // in units of 16 elements, even
-      const uint32_t weight_sub = stage + (k >> 2) * Tile::kRows * 128;
-      const uint32_t token_sub = tokens + (k >> 2) * kTokens * 128;
+      const int first_row = (k >> 2) * layout.rows;
       uint32_t b[2][kTokenTiles][2];
-      LoadTokens(b, token_sub, k & 3);
+      LoadTokens(b, layout, tokens, k);
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
         const int chunk = ((k & 3) + s) * 2 + a_half;
 #pragma unroll
         for (int r = 0; r < kRowTiles; ++r) {
-          const int row = a_row + r * 16;
+          // Of rows that the tile does not have, the last one in their place.
+          const int in_tile = Tile::kEven ? min(a_row + r * 16, layout.rows - 1) : a_row + r * 16;
+          const int row = first_row + in_tile;
           uint32_t a[4];
-          ptx::LoadMatrices(a, weight_sub + row * 128 + ((chunk ^ (row & 7)) << 4));
+          ptx::LoadMatrices(a, stage + row * 128 + ((chunk ^ (row & 7)) << 4));
 #pragma unroll
           for (int t = 0; t < kTokenTiles; ++t) ptx::MmaBf16(acc[r][t], a, b[s][t][0], b[s][t][1]);
         }
@@ -121,15 +144,18 @@ struct StreamConsumer {
     }
   }
 
-  // The token operand of two k16 steps, from step `k` (0 or 2) of a 64-wide subtile.
-  __device__ __forceinline__ void LoadTokens(uint32_t (&b)[2][kTokenTiles][2], uint32_t sub,
-                                             int k) const {
+  // The token operand of the k16 steps `k` (even) and k + 1 of a unit.
+  __device__ __forceinline__ void LoadTokens(uint32_t (&b)[2][kTokenTiles][2], const Layout& layout,
+                                             uint32_t tokens, int k) const {
 #pragma unroll
     for (int t = 0; t < kTokenTiles; ++t) {
-      const int row = t * 8 + (lane & 7);
-      const int chunk = k * 2 + (lane >> 3);
+      const int token = t * 8 + (lane & 7);
+      // Of tokens that there are not, the last one in their place.
+      const int row =
+          (k >> 2) * layout.tokens + (Tile::kEven ? min(token, layout.tokens - 1) : token);
+      const int chunk = (k & 3) * 2 + (lane >> 3);
       uint32_t r[4];
-      ptx::LoadMatrices(r, sub + row * 128 + ((chunk ^ (row & 7)) << 4));
+      ptx::LoadMatrices(r, tokens + row * 128 + ((chunk ^ (row & 7)) << 4));
       b[0][t][0] = r[0], b[0][t][1] = r[1], b[1][t][0] = r[2], b[1][t][1] = r[3];
     }
   }
@@ -195,9 +221,9 @@ struct StreamConsumer {
     }
   }
 
-  // Writes the finished tile whose first row is `tile_row`.
-  __device__ __forceinline__ void Write(const StreamArgs& args, int tile_row) const {
-    const int columns = args.n - args.f32_columns;
+  // Writes the finished tile, rows [tile_row, tile_end).
+  __device__ __forceinline__ void Write(const StreamArgs& args, int tile_row, int tile_end) const {
+    const int end = min(args.n, tile_end);
     const bool odd = (lane >> 2) & 1;
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
@@ -205,31 +231,34 @@ struct StreamConsumer {
       for (int half = 0; half < 2; ++half) {
         const int row = tile_row + (row_warp * kRowTiles + r) * 16 + half * 8 + (lane >> 2);
         const float bias =
-            args.bias != nullptr && row < args.n ? __bfloat162float(args.bias[row]) : 0.f;
+            args.bias != nullptr && row < end ? __bfloat162float(args.bias[row]) : 0.f;
 #pragma unroll
         for (int t = 0; t < kTokenTiles; ++t) {
           const float v0 = acc[r][t][half * 2] + bias, v1 = acc[r][t][half * 2 + 1] + bias;
           // Neighbouring rows swap, so that each lane holds two adjacent outputs of one token.
           const float other = __shfl_xor_sync(0xffffffffu, odd ? v0 : v1, 4);
           const int token = t * 8 + (lane & 3) * 2 + odd;
-          WritePair(args, token, row & ~1, columns, odd ? other : v0, odd ? v1 : other);
+          WritePair(args, token, row - odd, end, odd ? other : v0, odd ? v1 : other);
         }
       }
     }
   }
 
+  // Rows `row` and the next, if they are before `end`.
   __device__ __forceinline__ static void WritePair(const StreamArgs& args, int token, int row,
-                                                   int columns, float v0, float v1) {
-    if (token >= args.m || row >= args.n) return;
-    __nv_bfloat16* out = args.out + token * args.out_stride + row;
-    if (row + 1 < columns && (args.out_stride & 1) == 0) {
+                                                   int end, float v0, float v1) {
+    if (token >= args.m || row >= end) return;
+    const int columns = args.n - args.f32_columns;
+    const int64_t at = token * args.out_stride + row;
+    __nv_bfloat16* out = args.out + at;
+    if (row + 1 < min(columns, end) && at % 2 == 0) {
       *reinterpret_cast<__nv_bfloat162*>(out) = __floats2bfloat162_rn(v0, v1);
       return;
     }
     const float v[2] = {v0, v1};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (row + i >= args.n) return;
+      if (row + i >= end) return;
       if (row + i < columns) {
         out[i] = __float2bfloat16_rn(v[i]);
       } else {
@@ -284,8 +313,9 @@ __device__ __forceinline__ void MergeOthers(StreamConsumer<Tile, kTokens>& c,
 // sums.
 template <class Tile, int kTokens>
 __device__ __forceinline__ void FinishSegment(StreamConsumer<Tile, kTokens>& c,
-                                              const StreamArgs& args, int tile, bool owner) {
-  if (owner) return c.Write(args, tile * Tile::kRows);
+                                              const StreamArgs& args, int tile, int rows,
+                                              bool owner) {
+  if (owner) return c.Write(args, tile * rows, (tile + 1) * rows);
   c.StoreFragments(StreamSlot<Tile, kTokens>(args, c.row_warp, blockIdx.x));
   __syncwarp();
   if (c.lane == 0) {
@@ -297,22 +327,22 @@ __device__ __forceinline__ void FinishSegment(StreamConsumer<Tile, kTokens>& c,
 template <class Tile, int kTokens>
 __device__ __forceinline__ void StreamProduce(const CUtensorMap* weight_map,
                                               const CUtensorMap* x_map, const StreamArgs& args,
+                                              const StreamLayout<Tile, kTokens>& layout,
                                               uint8_t* stages, uint64_t* full, uint64_t* empty,
                                               int begin, int end, bool prime) {
-  using Layout = StreamLayout<Tile, kTokens>;
   auto weights = [&](int unit, int s) {
-    const int row = unit / args.units_per_tile * Tile::kRows;
+    const int row = unit / args.units_per_tile * layout.rows;
     const int k = unit % args.units_per_tile * Tile::kDepth;
-    ptx::BarrierArriveExpect(full + s, Layout::kStageBytes);
-    ptx::CopyTile3D(stages + s * Layout::kStageBytes, weight_map, full + s, 0, row, k / 64,
+    ptx::BarrierArriveExpect(full + s, layout.copied_bytes());
+    ptx::CopyTile3D(stages + s * layout.stage_bytes, weight_map, full + s, 0, row, k / 64,
                     ptx::kEvictFirst);
   };
   auto tokens = [&](int unit, int s) {
     const int k = unit % args.units_per_tile * Tile::kDepth;
-    ptx::CopyTile3D(stages + s * Layout::kStageBytes + Layout::kWeightBytes, x_map, full + s, 0, 0,
+    ptx::CopyTile3D(stages + s * layout.stage_bytes + layout.weight_bytes, x_map, full + s, 0, 0,
                     k / 64, ptx::kEvictLast);
   };
-  const int primed = min(begin + Layout::kStages, end);
+  const int primed = min(begin + layout.stages, end);
   if (prime) {
     // Weights do not depend on the kernels before: they are on their way while those still run.
     for (int unit = begin; unit < primed; ++unit) weights(unit, unit - begin);
@@ -329,7 +359,7 @@ __device__ __forceinline__ void StreamProduce(const CUtensorMap* weight_map,
     ptx::BarrierWait(empty + s, phase);
     weights(unit, s);
     tokens(unit, s);
-    if (++s == Layout::kStages) s = 0, phase ^= 1;
+    if (++s == layout.stages) s = 0, phase ^= 1;
   }
 }
 
@@ -339,7 +369,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
                  const __grid_constant__ CUtensorMap x_map, const StreamArgs args) {
   using Layout = StreamLayout<Tile, kTokens>;
   extern __shared__ uint8_t shared_raw[];
-  __shared__ uint64_t full[Layout::kStages], empty[Layout::kStages];
+  __shared__ uint64_t full[Layout::kMostStages], empty[Layout::kMostStages];
+  const Layout layout(args.even_rows, args.m);
   uint8_t* stages = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(shared_raw) + 1023) &
                                                ~uintptr_t{1023});
   const int warp = threadIdx.x / 32;
@@ -347,10 +378,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const int end = ShareBegin<Tile>(args, blockIdx.x + 1);
   const bool producer = threadIdx.x == Tile::kConsumers;
   const auto produce = [&](bool prime) {
-    StreamProduce<Tile, kTokens>(&weight_map, &x_map, args, stages, full, empty, begin, end, prime);
+    StreamProduce(&weight_map, &x_map, args, layout, stages, full, empty, begin, end, prime);
   };
   if (producer) {
-    for (int i = 0; i < Layout::kStages; ++i) {
+    for (int i = 0; i < layout.stages; ++i) {
       ptx::BarrierInit(full + i, 1);
       ptx::BarrierInit(empty + i, Tile::kConsumers / 32);
     }
@@ -369,24 +400,25 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   consumer.lane = threadIdx.x % 32;
   consumer.Clear();
   const uint32_t base = ptx::SharedAddress(stages);
-  float4* scratch = reinterpret_cast<float4*>(stages + Layout::kStages * Layout::kStageBytes);
+  float4* scratch = reinterpret_cast<float4*>(stages + layout.stages * layout.stage_bytes);
   const StreamEnds ends(args, begin, end);
   int s = 0, segment = begin;
   uint32_t phase = 0;
   for (int unit = begin; unit < end; ++unit) {
     const int tile = unit / args.units_per_tile;
-    if (!Tile::kWhole && unit == ends.merge && consumer.depth_warp == 0) {
+    if (!Tile::kEven && unit == ends.merge && consumer.depth_warp == 0) {
       MergeOthers(consumer, args, tile, ends.others);
     }
     ptx::BarrierWait(full + s, phase);
-    consumer.Multiply(base + s * Layout::kStageBytes);
+    consumer.Multiply(layout, base + s * layout.stage_bytes);
     __syncwarp();
     if (consumer.lane == 0) ptx::BarrierArrive(empty + s);
-    if (++s == Layout::kStages) s = 0, phase ^= 1;
+    if (++s == layout.stages) s = 0, phase ^= 1;
     if ((unit + 1) % args.units_per_tile != 0 && unit + 1 < end) continue;
     consumer.ReduceDepth(scratch);
     if (consumer.depth_warp == 0) {
-      FinishSegment(consumer, args, tile, Tile::kWhole || segment % args.units_per_tile == 0);
+      FinishSegment(consumer, args, tile, layout.rows,
+                    Tile::kEven || segment % args.units_per_tile == 0);
     }
     consumer.Clear();
     segment = unit + 1;

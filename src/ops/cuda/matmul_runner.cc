@@ -1,16 +1,36 @@
 #include "ops/cuda/matmul_runner.h"
 
+#include <algorithm>
+#include <cmath>
+
+#include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/gemm_stream.h"
 
 namespace tangram::ops::cuda {
 namespace {
 
-// Where the streaming kernel is faster than cuBLASLt (docs/measurements.md).
-bool Streams(const MatMulArgs& args) {
-  const bool large = args.k >= 8192 || static_cast<int64_t>(args.n) * args.k >= int64_t{32} << 20;
-  return args.m <= 16 ||
-         (args.m <= 32 && (large || ChooseStreamConfig(args.m, args.n) == k32x256Whole));
+// Up to so many rows of x the streaming kernel is at least as fast as cuBLASLt
+// (docs/measurements.md).
+constexpr int kMostStreamed = 32;
+// f32 columns that the product with few columns takes.
+constexpr int kMostNarrow = 64;
+// Shapes to remember a plan for that was not measured. Prompts may have any length.
+constexpr size_t kMostExpected = 4096;
+
+// What is left for the library: of the columns, those in bf16, or else those in f32.
+struct Columns {
+  MatMulArgs bf16, f32;
+};
+Columns Split(const MatMulArgs& args) {
+  Columns c{args, args};
+  c.bf16.n -= args.f32_columns;
+  c.bf16.f32_columns = 0;
+  if (c.bf16.out_stride == 0) c.bf16.out_stride = c.bf16.n;
+  c.f32.n = args.f32_columns;
+  c.f32.weight += static_cast<int64_t>(c.bf16.n) * args.k;
+  if (args.bias != nullptr) c.f32.bias += c.bf16.n;
+  return c;
 }
 
 }  // namespace
@@ -31,33 +51,73 @@ void MatMulRunner::Run(const MatMulArgs& args, cudaStream_t stream) {
     if (!streams) return RunSimpleMatMul(args, stream);
     return RunStreamMatMul(args, stream_workspace_, {.invariant = true}, stream);
   }
-  if (streams && (Streams(args) || library_ == nullptr)) {
+  if (streams && (args.m <= kMostStreamed || library_ == nullptr)) {
     return RunStreamMatMul(args, stream_workspace_, {}, stream);
   }
   if (library_ == nullptr) return RunSimpleMatMul(args, stream);
-  RunLibrary(args, stream);
+  const Columns columns = Split(args);
+  if (columns.bf16.n > 0) RunLibrary(columns.bf16, stream);
+  if (columns.f32.n > kMostNarrow) {
+    RunLibrary(columns.f32, stream);
+  } else if (columns.f32.n > 0) {
+    RunNarrowMatMul(columns.f32, stream);
+  }
+}
+
+MatMulRunner::Key MatMulRunner::KeyOf(const MatMulArgs& a) {
+  return {a.m, a.n, a.k, a.out_stride, a.bias != nullptr, a.f32_columns > 0};
 }
 
 void MatMulRunner::RunLibrary(const MatMulArgs& args, cudaStream_t stream) {
-  MatMulArgs main = args;
-  if (args.f32_columns > 0) {
-    main.n -= args.f32_columns;
-    main.f32_columns = 0;
-    if (main.out_stride == 0) main.out_stride = main.n;
-    MatMulArgs rest = args;  // a few columns: the plain kernel costs next to nothing
-    rest.n = args.f32_columns;
-    rest.weight += static_cast<int64_t>(main.n) * args.k;
-    if (args.bias != nullptr) rest.bias += main.n;
-    RunSimpleMatMul(rest, stream);
+  const Key key = KeyOf(args);
+  auto plan = tuned_.find(key);
+  if (plan == tuned_.end()) {
+    plan = expected_.find(key);
+    if (plan == expected_.end()) {
+      if (expected_.size() == kMostExpected) expected_.clear();
+      auto found = library_->Plans(args, 1);
+      plan = expected_.emplace(key, found.empty() ? nullptr : found[0]).first;
+    }
   }
-  const std::array<int64_t, 5> key{main.m, main.n, main.k, main.out_stride, main.bias != nullptr};
-  auto plan = plans_.find(key);
-  if (plan == plans_.end()) {
-    auto found = library_->Plans(main, 1);
-    plan = plans_.emplace(key, found.empty() ? nullptr : found[0]).first;
+  if (plan->second == nullptr) return RunSimpleMatMul(args, stream);
+  library_->Run(*plan->second, args, library_workspace_, stream);
+}
+
+float MatMulRunner::Microseconds(const CublasLt::Plan& plan, std::span<const MatMulArgs> products,
+                                 cudaStream_t stream) {
+  cudaEvent_t begin, end;
+  TANGRAM_CUDA_CHECK(cudaEventCreate(&begin));
+  TANGRAM_CUDA_CHECK(cudaEventCreate(&end));
+  float least = INFINITY;
+  for (int round = 0; round < 3; ++round) {
+    TANGRAM_CUDA_CHECK(cudaEventRecord(begin, stream));
+    for (const MatMulArgs& args : products) library_->Run(plan, args, library_workspace_, stream);
+    TANGRAM_CUDA_CHECK(cudaEventRecord(end, stream));
+    TANGRAM_CUDA_CHECK(cudaEventSynchronize(end));
+    float milliseconds;
+    TANGRAM_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
+    least = std::min(least, milliseconds);
   }
-  if (plan->second == nullptr) return RunSimpleMatMul(main, stream);
-  library_->Run(*plan->second, main, library_workspace_, stream);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return 1000 * least / static_cast<float>(products.size());
+}
+
+void MatMulRunner::Tune(std::span<const MatMulArgs> products, cudaStream_t stream) {
+  const bool streams = CurrentDevice().compute_major == 9;
+  if (library_ == nullptr || invariant_ || (streams && products[0].m <= kMostStreamed)) return;
+  for (auto part : {&Columns::bf16, &Columns::f32}) {
+    std::vector<MatMulArgs> parts;
+    for (const MatMulArgs& args : products) parts.push_back(Split(args).*part);
+    if (parts[0].n == 0 || (part == &Columns::f32 && parts[0].n <= kMostNarrow)) continue;
+    Plan best;
+    float least = INFINITY;
+    for (const Plan& plan : library_->Plans(parts[0], 24)) {
+      const float us = Microseconds(*plan, parts, stream);
+      if (us < least) best = plan, least = us;
+    }
+    tuned_[KeyOf(parts[0])] = best;
+  }
 }
 
 }  // namespace tangram::ops::cuda

@@ -3,6 +3,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <span>
 
 #include "ops/cuda/cublaslt.h"
 #include "ops/cuda/gemm.h"
@@ -21,15 +22,28 @@ class MatMulRunner {
 
   void Run(const MatMulArgs& args, cudaStream_t stream);
 
+  // Measures the library's plans for products of one shape, best of several layers, whose weights
+  // together do not stay in the L2 cache; from now on the fastest is taken. Writes their outputs.
+  // For shapes that come often, ahead of time: it waits for the device. Otherwise `Run` takes the
+  // plan that the library expects to be the fastest.
+  void Tune(std::span<const MatMulArgs> products, cudaStream_t stream);
+
  private:
+  using Plan = std::shared_ptr<CublasLt::Plan>;
+
   void RunLibrary(const MatMulArgs& args, cudaStream_t stream);
+  float Microseconds(const CublasLt::Plan& plan, std::span<const MatMulArgs> products,
+                     cudaStream_t stream);
 
   std::unique_ptr<CublasLt> library_;
   StreamWorkspace stream_workspace_;
   void* library_workspace_;
   bool invariant_;
-  // By M, N, K, row stride and whether there is a bias.
-  std::map<std::array<int64_t, 5>, std::shared_ptr<CublasLt::Plan>> plans_;
+  // By M, N, K, row stride, whether there is a bias and whether columns are f32. Null: the library
+  // has none.
+  using Key = std::array<int64_t, 6>;
+  static Key KeyOf(const MatMulArgs& args);
+  std::map<Key, Plan> tuned_, expected_;
 };
 
 }  // namespace tangram::ops::cuda

@@ -29,7 +29,7 @@ class StreamMatMul : public testing::Test {
 
   // One workspace for all shapes, zeroed once.
   void SetUp() override {
-    workspace_ = DeviceArray<char>(StreamWorkspaceBytes(4096, CurrentDevice().num_sms));
+    workspace_ = DeviceArray<char>(StreamWorkspaceBytes(20000, CurrentDevice().num_sms));
     workspace_.FillBytes(0);
   }
 
@@ -115,6 +115,14 @@ class StreamMatMul : public testing::Test {
   std::vector<double> expected_, expected_f32_;
 };
 
+// Whether a tile takes so many rows of x.
+bool Fits(const StreamConfig& config, const Problem& p) {
+  StreamLaunch launch{};
+  launch.args.m = p.m;
+  if (config.most_rows > 0) launch.even_rows = EvenTileRows(p.n, config.most_rows);
+  return config.launch(launch, true);
+}
+
 bool SameBits(const std::vector<__nv_bfloat16>& a, const __nv_bfloat16* b) {
   return std::memcmp(a.data(), b, a.size() * sizeof(__nv_bfloat16)) == 0;
 }
@@ -130,12 +138,15 @@ TEST_F(StreamMatMul, EveryTileAgreesWithDouble) {
       {33, 261, 320, 5, true, 300},
       {64, 1536, 960, 0, true},
       {5, 512, 4096, 0, false, 1024},
+      {3, 4608, 512, 7, true},  // 35 rows a block
+      {16, 19456, 256},         // 148
+      {31, 6208, 320, 64},      // 48, the last block fewer
   };
   for (const Problem& problem : problems) {
     Make(problem);
     ComputeExpected();
     for (int config = 0; config < int(StreamConfigs().size()); ++config) {
-      if (!StreamConfigs()[config].launch(nullptr, problem.m)) continue;
+      if (!Fits(StreamConfigs()[config], problem)) continue;
       SCOPED_TRACE(testing::Message() << StreamConfigs()[config].name << " M=" << problem.m
                                       << " N=" << problem.n << " K=" << problem.k);
       CheckAgainstDouble(Run({.config = config}, 0, problem.m));
@@ -153,22 +164,88 @@ TEST_F(StreamMatMul, ThePlainKernelAgreesWithDouble) {
   }
 }
 
-// With cuBLASLt where it can be loaded, then without.
-TEST_F(StreamMatMul, TheRunnerAgreesWithDoubleAtAnyM) {
-  DeviceArray<char> library_workspace(CublasLt::kWorkspaceBytes);
-  for (bool with_library : {true, false}) {
-    for (int m : {1, 40, 200}) {
-      Make({m, 520, 320, 8, true, 600});
-      ComputeExpected();
-      auto library = CublasLt::Open("libcublasLt.so.13");
-      MatMulRunner runner(with_library && library ? std::move(*library) : nullptr,
-                          stream_workspace(), library_workspace.data(), false);
-      SCOPED_TRACE(testing::Message() << "M=" << m << " library: " << with_library);
-      for (int i = 0; i < 2; ++i) {
-        CheckAgainstDouble(
-            RunWith(0, m, [&](const MatMulArgs& args) { runner.Run(args, nullptr); }));
-      }
+TEST_F(StreamMatMul, TheNarrowKernelAgreesWithDoubleAndGivesARowTheSameBitsInAnyCompany) {
+  for (const Problem& problem : {Problem{1, 8, 2560, 8},
+                                 {70, 8, 4096, 8, true},
+                                 {33, 5, 72, 5},
+                                 {200, 64, 520, 64},
+                                 {16, 12, 8, 12, true}}) {
+    Make(problem);
+    ComputeExpected();
+    const auto narrow = [](const MatMulArgs& args) { RunNarrowMatMul(args, nullptr); };
+    const Output all = RunWith(0, p_.m, narrow);
+    CheckAgainstDouble(all);
+    const int last = p_.m - 1;
+    const Output part = RunWith(last, 1, narrow);
+    EXPECT_EQ(std::memcmp(part.f32.data(), all.f32.data() + size_t(last) * p_.n, p_.n * 4), 0);
+  }
+}
+
+class Runner : public StreamMatMul {
+ protected:
+  // Agrees with double, twice.
+  void Check(MatMulRunner& runner) {
+    for (int i = 0; i < 2; ++i) {
+      CheckAgainstDouble(
+          RunWith(0, p_.m, [&](const MatMulArgs& args) { runner.Run(args, nullptr); }));
     }
+  }
+
+  MatMulRunner Make(std::unique_ptr<CublasLt> library, bool invariant = false) {
+    return {std::move(library), stream_workspace(), library_workspace_.data(), invariant};
+  }
+  using StreamMatMul::Make;
+
+  // A few bf16 columns and a gate's; all of them; many in f32, with a bias and without.
+  static constexpr Problem kProblems[] = {{1, 520, 320, 8, true, 600}, {40, 520, 320, 8, true, 600},
+                                          {200, 264, 320, 8, false},   {70, 64, 192, 64},
+                                          {70, 264, 192, 200},         {70, 264, 192, 200, true}};
+
+  DeviceArray<char> library_workspace_{CublasLt::kWorkspaceBytes};
+};
+
+TEST_F(Runner, AgreesWithDoubleWithoutALibrary) {
+  for (const bool invariant : {false, true}) {
+    for (const Problem& problem : kProblems) {
+      Make(problem);
+      ComputeExpected();
+      SCOPED_TRACE(testing::Message() << "M=" << problem.m << " invariant: " << invariant);
+      MatMulRunner runner = Make(nullptr, invariant);
+      Check(runner);
+    }
+  }
+}
+
+// Tuned and not.
+TEST_F(Runner, AgreesWithDoubleWithCublasLt) {
+  for (const bool tuned : {false, true}) {
+    for (const Problem& problem : kProblems) {
+      auto library = CublasLt::Open("libcublasLt.so.13");
+      if (!library) GTEST_SKIP() << library.error().message;
+      Make(problem);
+      ComputeExpected();
+      SCOPED_TRACE(testing::Message() << "M=" << problem.m << " tuned: " << tuned);
+      MatMulRunner runner = Make(std::move(*library));
+      if (tuned) {
+        RunWith(0, p_.m, [&](const MatMulArgs& args) { runner.Tune({&args, 1}, nullptr); });
+      }
+      Check(runner);
+    }
+  }
+}
+
+TEST_F(Runner, InvariantModeGivesARowTheSameBitsInAnyCompany) {
+  Make({130, 520, 320, 8, true});
+  MatMulRunner runner = Make(nullptr, true);
+  const auto run = [&](const MatMulArgs& args) { runner.Run(args, nullptr); };
+  const auto simple = [](const MatMulArgs& args) { RunSimpleMatMul(args, nullptr); };
+  const Output all = RunWith(0, 130, run), all_simple = RunWith(0, 130, simple);
+  for (const auto& [first, rows] : {std::pair{0, 1}, {5, 40}, {99, 31}}) {
+    const size_t at = size_t(first) * columns(), at_f32 = size_t(first) * p_.f32_columns;
+    const Output part = RunWith(first, rows, run), part_simple = RunWith(first, rows, simple);
+    EXPECT_TRUE(SameBits(part.bf16, all.bf16.data() + at)) << first;
+    EXPECT_TRUE(SameBits(part_simple.bf16, all_simple.bf16.data() + at)) << first;
+    EXPECT_EQ(std::memcmp(part.f32.data(), all.f32.data() + at_f32, part.f32.size() * 4), 0);
   }
 }
 
@@ -181,7 +258,7 @@ TEST_F(StreamMatMul, MoreThan64RowsAreTakenInParts) {
 TEST_F(StreamMatMul, RepeatsToTheBitAndLeavesItsCountersAtZero) {
   Make({16, 2560, 4096});
   for (int config = 0; config < int(StreamConfigs().size()); ++config) {
-    if (!StreamConfigs()[config].launch(nullptr, 16)) continue;
+    if (!Fits(StreamConfigs()[config], p_)) continue;
     const Output first = Run({.config = config}, 0, 16);
     for (int i = 0; i < 20; ++i) {
       ASSERT_TRUE(SameBits(Run({.config = config}, 0, 16).bf16, first.bf16.data()));
