@@ -55,42 +55,59 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// Adds the parts of a tile, a warp a row.
-constexpr int kMergeRows = 8;
+// Adds the parts of a tile; a block has 16 of its rows, each kDim / 4 lanes.
+constexpr int kMergeThreads = 256, kMergeRows = 16;
+constexpr int kMergeInFlight = 4;  // parts on their way at a time
 
 template <int kDim>
-__global__ void __launch_bounds__(32 * kMergeRows)
+__global__ void __launch_bounds__(kMergeThreads)
     MergeKernel(const KernelArgs args, const PrefillMerge* merges) {
   LaunchDependents();
-  WaitForPriorKernels();
+  // The plan is the step's input: no kernel writes it.
   const PrefillMerge merge = merges[blockIdx.x];
   const PrefillItem item = args.items[merge.item];
-  const int g = args.heads_per_kv, lane = threadIdx.x % 32;
-  const int64_t slot_size = kPrefillTileRows * (kDim + 2);
-  const float* sums = args.scratch + merge.first_slot * slot_size;
-  const int row = blockIdx.y * kMergeRows + threadIdx.x / 32;
-  if (row >= item.num_tokens * g) return;
-  float top = -INFINITY, total = 0;
-  for (int s = 0; s < merge.num_slots; ++s) {
-    top = fmaxf(top, sums[s * slot_size + kPrefillTileRows * kDim + row * 2]);
-  }
-  float sum[kDim / 32] = {};
-  for (int s = 0; s < merge.num_slots; ++s) {
-    const float2 own =
-        *reinterpret_cast<const float2*>(sums + s * slot_size + kPrefillTileRows * kDim + row * 2);
-    const float weight = Exp2(own.x - top);
-    total += own.y * weight;
+  WaitForPriorKernels();
+  constexpr int kLanes = kDim / 4, kSide = kMergeThreads / kLanes;
+  constexpr int64_t kSlotSize = kPrefillTileRows * (kDim + 2);
+  const int g = args.heads_per_kv, d = threadIdx.x % kLanes * 4;
 #pragma unroll
-    for (int i = 0; i < kDim / 32; ++i) {
-      sum[i] += weight * sums[s * slot_size + row * kDim + i * 32 + lane];
+  for (int i = 0; i < kMergeRows / kSide; ++i) {
+    const int row = blockIdx.y * kMergeRows + i * kSide + threadIdx.x / kLanes;
+    if (row >= item.num_tokens * g) return;
+    const float* sums = args.scratch + merge.first_slot * kSlotSize;
+    const float* tops = sums + kPrefillTileRows * kDim + row * 2;
+    float top = -INFINITY, total = 0;
+    float4 sum = {};
+    for (int first = 0; first < merge.num_slots; first += kMergeInFlight) {
+      float2 own[kMergeInFlight];
+      float4 part[kMergeInFlight];
+#pragma unroll
+      for (int j = 0; j < kMergeInFlight; ++j) {
+        if (first + j >= merge.num_slots) break;
+        const int64_t slot = (first + j) * kSlotSize;
+        own[j] = *reinterpret_cast<const float2*>(tops + slot);
+        part[j] = *reinterpret_cast<const float4*>(sums + slot + row * kDim + d);
+      }
+#pragma unroll
+      for (int j = 0; j < kMergeInFlight; ++j) {
+        if (first + j >= merge.num_slots) break;
+        const float new_top = fmaxf(top, own[j].x);  // each part has keys that the row sees
+        const float rescale = Exp2(top - new_top), weight = Exp2(own[j].x - new_top);
+        top = new_top;
+        total = total * rescale + weight * own[j].y;
+        sum.x = sum.x * rescale + weight * part[j].x;
+        sum.y = sum.y * rescale + weight * part[j].y;
+        sum.z = sum.z * rescale + weight * part[j].z;
+        sum.w = sum.w * rescale + weight * part[j].w;
+      }
     }
-  }
-  const int64_t to = (static_cast<int64_t>(item.first_token + row / g) * args.num_q_heads +
-                      item.kv_head * g + row % g) *
-                     kDim;
-#pragma unroll
-  for (int i = 0; i < kDim / 32; ++i) {
-    args.out[to + i * 32 + lane] = __float2bfloat16_rn(sum[i] / total);
+    const float inverse = 1.f / total;
+    const int64_t to = (static_cast<int64_t>(item.first_token + row / g) * args.num_q_heads +
+                        item.kv_head * g + row % g) *
+                       kDim;
+    *reinterpret_cast<uint2*>(args.out + to + d) = {
+        ptx::PackBf16(sum.x * inverse, sum.y * inverse),
+        ptx::PackBf16(sum.z * inverse, sum.w * inverse)};
   }
 }
 
@@ -155,7 +172,7 @@ void Launch(const PrefillArgs& a, cudaStream_t stream) {
                       EncodeTensorMap(q), EncodeTensorMap(kv), args);
   if (a.num_merges > 0) {
     LaunchChained(MergeKernel<kDim>, dim3(a.num_merges, kPrefillTileRows / kMergeRows),
-                  dim3(32 * kMergeRows), stream, args, a.merges);
+                  dim3(kMergeThreads), stream, args, a.merges);
   }
 }
 
