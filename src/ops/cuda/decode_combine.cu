@@ -108,13 +108,14 @@ void Launch(const DecodeAttentionParams& params, cudaStream_t stream) {
 
 }  // namespace
 
-// Launched while the attention still runs; waits for it on the device. Where entries are few, an
-// entry has many partials: eight side by side. (The order of sums hangs on that, so in
-// batch-invariant mode it is fixed.)
+// Launched while the attention still runs; waits for it on the device. The fewer entries, the more
+// partials an entry has: two, eight or sixteen side by side. (The order of sums hangs on that, so
+// in batch-invariant mode it is fixed.)
 void RunDecodeCombine(const DecodeAttentionParams& params, cudaStream_t stream) {
-  const bool invariant = params.plan.mode == SplitMode::kBatchInvariant;
-  const bool few = !invariant && 4 * params.plan.num_entries >= params.plan.num_ranges;
-  few ? Launch<16>(params, stream) : Launch<4>(params, stream);
+  const int entries = params.plan.num_entries, ranges = params.plan.num_ranges;
+  if (params.plan.mode == SplitMode::kBatchInvariant) return Launch<4>(params, stream);
+  if (4 * entries >= ranges) return Launch<16>(params, stream);
+  16 * entries >= ranges ? Launch<4>(params, stream) : Launch<2>(params, stream);
 }
 
 }  // namespace tangram::ops::cuda
