@@ -99,9 +99,10 @@ class Chain {
         const int32_t* history =
             &case_.load().retained[size_t{1} * (kBegin / chunk_ + i) * shape_.num_rows()];
         const PrefillSequence sequence{0, 0, chunk_, history};
-        const PrefillPlan plan = PlanPrefill({shape_.q_heads, shape_.kv_heads, rows.data(),
-                                              columns.data(), kv.num_rows, kv.max_pages_per_row},
-                                             {&sequence, 1}, CurrentDevice().num_sms, false);
+        const PrefillPlan plan =
+            PlanPrefill({shape_.q_heads, shape_.kv_heads, rows.data(), columns.data(), kv.num_rows,
+                         kv.max_pages_per_row},
+                        {&sequence, 1}, CurrentDevice().num_sms, !RunsHopperCode());
         scratch = std::max(scratch, PrefillScratchBytes(plan, shape_.head_dim));
         plans_.push_back({DeviceArray<PrefillItem>(plan.items), DeviceArray<int32_t>(plan.ranges),
                           DeviceArray<PrefillMerge>(plan.merges)});

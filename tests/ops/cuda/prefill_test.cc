@@ -264,6 +264,14 @@ TEST(PrefillSimple, FewTokens) {
   CheckAll({{{8, 2, 128}, {10}, {{100}}}, {{6, 2, 64}, {45}, {{17}}}}, RunPrefillSimple, false);
 }
 
+// Not its plan: a cut tile is computed for each of its parts.
+TEST(PrefillSimple, IgnoresCuts) {
+  PrefillProblem({8, 2, 128}, {4}, {{2500}}).Check(RunPrefillSimple, true);
+}
+TEST(RunPrefill, TakesAnyPlan) {
+  PrefillProblem({8, 2, 128}, {4}, {{2500}}).Check(RunPrefill, true);
+}
+
 // Few tokens, so little enough for a race detector too.
 TEST(PrefillSm90, AddsThePartsOfCutTiles) {
   for (const Case& c : std::vector<Case>{
