@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <random>
 
 #include "ops/cuda/append.h"
 #include "ops/cuda/case_support.h"
 #include "ops/cuda/compress.h"
 #include "ops/cuda/elementwise.h"
+#include "ops/cuda/graph.h"
 #include "ops/cuda/numeric.h"
 
 // Decode steps as an engine will run them: captured, every kernel started as early as it may be,
@@ -197,32 +197,6 @@ class Chain {
   DeviceArray<float> scores_;
   DeviceArray<int32_t> rows_, position_, boundary_;
   DeviceArray<float> inv_freq_, norm_;
-};
-
-// What was launched while it was captured, to be replayed.
-class Graph {
- public:
-  explicit Graph(const std::function<void(cudaStream_t)>& launch) {
-    TANGRAM_CUDA_CHECK(cudaStreamCreate(&stream_));
-    TANGRAM_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    launch(stream_);
-    TANGRAM_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph_));
-    TANGRAM_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph_, 0));
-  }
-  ~Graph() {
-    cudaGraphExecDestroy(exec_);
-    cudaGraphDestroy(graph_);
-    cudaStreamDestroy(stream_);
-  }
-  void Replay() {
-    TANGRAM_CUDA_CHECK(cudaGraphLaunch(exec_, stream_));
-    TANGRAM_CUDA_CHECK(cudaStreamSynchronize(stream_));
-  }
-
- private:
-  cudaStream_t stream_ = nullptr;
-  cudaGraph_t graph_ = nullptr;
-  cudaGraphExec_t exec_ = nullptr;
 };
 
 class DecodeChainTest : public testing::TestWithParam<Variant> {

@@ -7,6 +7,8 @@
 #include <random>
 
 #include "ops/cuda/compress_case.h"
+#include "ops/cuda/expected_reference.h"
+#include "ops/cuda/graph.h"
 #include "ops/cuda/numeric.h"
 
 namespace tangram {
@@ -121,23 +123,13 @@ class ScoreQueriesTest : public testing::TestWithParam<DecodeShape> {
     std::printf("    worst relative error %.1e\n", worst);
     // Again, out of a graph: the same bits.
     c_.scores().FillBytes(0xff);
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    TANGRAM_CUDA_CHECK(cudaStreamCreate(&stream));
-    TANGRAM_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    stream_ = stream;
-    run();
-    stream_ = nullptr;
-    TANGRAM_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-    TANGRAM_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
-    TANGRAM_CUDA_CHECK(cudaGraphLaunch(exec, stream));
-    TANGRAM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    Graph([&](cudaStream_t stream) {
+      stream_ = stream;
+      run();
+      stream_ = nullptr;
+    }).Replay();
     const auto again = c_.scores().Download();
     EXPECT_EQ(0, std::memcmp(scores.data(), again.data(), scores.size() * sizeof(float)));
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
   }
 
   void CheckSnapKv(int count, AttentionPool pool, int kernel) {
@@ -212,71 +204,6 @@ TEST_P(ScoreQueriesTest, SnapKvAloneOrBesideOthers) {
   const auto alone = c_.scores().Download();
   EXPECT_EQ(0, std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)));
 }
-
-// Means, covariance and scores of ExpectedAttention in float64.
-struct ExpectedReference {
-  int d;
-  std::vector<float> inv_freq;
-  bool interleaved, covariance;
-  int future;
-
-  int First(int pair) const { return interleaved ? 2 * pair : pair; }
-  int Second(int pair) const { return interleaved ? 2 * pair + 1 : pair + d / 2; }
-  void Rotate(std::vector<double>& x, double c, double s, int pair) const {
-    const double a = x[First(pair)], b = x[Second(pair)];
-    x[First(pair)] = a * c - b * s;
-    x[Second(pair)] = b * c + a * s;
-  }
-  // Of R^-1 q for each of `queries`, the first at position `begin`.
-  std::vector<std::vector<double>> Unrotated(const std::vector<const float*>& queries,
-                                             int begin) const {
-    std::vector<std::vector<double>> all;
-    for (size_t t = 0; t < queries.size(); ++t) {
-      std::vector<double> x(queries[t], queries[t] + d);
-      for (int pair = 0; pair < d / 2; ++pair) {
-        const double angle = static_cast<float>(begin + static_cast<int>(t)) * inv_freq[pair];
-        Rotate(x, std::cos(angle), -std::sin(angle), pair);
-      }
-      all.push_back(x);
-    }
-    return all;
-  }
-  // R'x for each of `keys`, R the mean of the rotations from position `begin` on: (R mu).k =
-  // mu.(R'k), and the same for the covariance.
-  std::vector<std::vector<double>> MeanRotated(const std::vector<const float*>& keys,
-                                               int begin) const {
-    std::vector<std::vector<double>> all;
-    for (const float* key : keys) all.emplace_back(key, key + d);
-    for (int pair = 0; pair < d / 2; ++pair) {
-      double c = 0, s = 0;
-      for (int i = 0; i < future; ++i) {
-        c += std::cos(double{inv_freq[pair]} * (begin + i)) / future;
-        s += std::sin(double{inv_freq[pair]} * (begin + i)) / future;
-      }
-      for (auto& key : all) Rotate(key, c, -s, pair);
-    }
-    return all;
-  }
-  // Logits of the keys, as MeanRotated gives them.
-  std::vector<double> Logits(const std::vector<std::vector<double>>& queries,
-                             const std::vector<std::vector<double>>& keys) const {
-    std::vector<double> mean(d, 0.0), logits;
-    for (const auto& q : queries) {
-      for (int i = 0; i < d; ++i) mean[i] += q[i] / queries.size();
-    }
-    for (const auto& k : keys) {
-      double dot = 0, squares = 0;
-      for (int i = 0; i < d; ++i) dot += mean[i] * k[i];
-      for (const auto& q : queries) {  // k'Sigma k is the variance of q.k
-        double along = -dot;
-        for (int i = 0; i < d; ++i) along += q[i] * k[i];
-        squares += along * along / queries.size();
-      }
-      logits.push_back(dot / std::sqrt(d) + (covariance ? squares / (2 * d) : 0));
-    }
-    return logits;
-  }
-};
 
 TEST_P(ScoreQueriesTest, ExpectedAttention) {
   const int d = shape().head_dim;
@@ -369,60 +296,6 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ScoreQueriesTest,
                                          DecodeShape{3, 8, 2, 128, 2, DType::kF8E4M3},
                                          DecodeShape{2, 16, 2, 64, 1, DType::kBF16},
                                          DecodeShape{3, 7, 1, 64, 1, DType::kF8E4M3}));
-
-TEST(FastKvzip, AgreesWithDouble) {
-  const int tokens = 100, heads = 3, group = 5, dim = 16, sinks = 16;
-  std::mt19937 generator(1);
-  std::normal_distribution<float> normal;
-  auto random = [&](size_t size) {
-    std::vector<float> x(size);
-    for (float& v : x) v = normal(generator);
-    return x;
-  };
-  const auto projected = random(tokens * heads * (group + 1) * dim), q_norm = random(dim),
-             k_norm = random(dim), base = random(heads * sinks * dim), bias = random(heads * group);
-  const DeviceArray<float> p(projected), qn(q_norm), kn(k_norm), b(base), o(bias);
-  DeviceArray<float> scores(tokens * heads);
-  scores.FillBytes(0xff);
-  ops::cuda::RunFastKvzip({p.data(), tokens, heads, group, dim, sinks, qn.data(), kn.data(),
-                           b.data(), o.data(), 1e-6f, scores.data()},
-                          nullptr);
-  const auto got = scores.Download();
-  // A token's score does not depend on which come with it.
-  const int cut = 37;
-  DeviceArray<float> rest((tokens - cut) * heads);
-  ops::cuda::RunFastKvzip(
-      {p.data() + cut * heads * (group + 1) * dim, tokens - cut, heads, group, dim, sinks,
-       qn.data(), kn.data(), b.data(), o.data(), 1e-6f, rest.data()},
-      nullptr);
-  EXPECT_EQ(0, std::memcmp(rest.Download().data(), &got[cut * heads], rest.bytes()));
-  auto normed = [&](const float* x, const std::vector<float>& weight) {
-    double squares = 0;
-    std::vector<double> y(dim);
-    for (int i = 0; i < dim; ++i) squares += double{x[i]} * x[i];
-    for (int i = 0; i < dim; ++i) y[i] = x[i] / std::sqrt(squares / dim + 1e-6) * weight[i];
-    return y;
-  };
-  for (int t = 0; t < tokens; ++t) {
-    const float* row = &projected[size_t{1} * t * heads * (group + 1) * dim];
-    for (int h = 0; h < heads; ++h) {
-      const auto key = normed(row + (heads * group + h) * dim, k_norm);
-      double score = 0;
-      for (int g = 0; g < group; ++g) {
-        const auto query = normed(row + (h * group + g) * dim, q_norm);
-        double own = bias[h * group + g], others = 0;
-        for (int i = 0; i < dim; ++i) own += query[i] * key[i] / 4;
-        for (int s = 0; s < sinks; ++s) {
-          double logit = -own;
-          for (int i = 0; i < dim; ++i) logit += query[i] * base[(h * sinks + s) * dim + i] / 4;
-          others += std::exp(logit);
-        }
-        score += 1 / (1 + others) / group;
-      }
-      ASSERT_NEAR(got[t * heads + h], score, 1e-4 * score) << t << " " << h;
-    }
-  }
-}
 
 }  // namespace
 }  // namespace tangram
