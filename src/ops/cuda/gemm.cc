@@ -8,12 +8,15 @@
 
 namespace tangram::ops::cuda {
 
-// The bounds are measured (docs/measurements.md): fewer tokens ask for longer pieces of the
-// weight's rows, more for fewer tiles, each of which reads the tokens again.
+// Measured (docs/measurements.md). Fewer tokens ask for longer pieces of the weight's rows, more of
+// them for fewer tiles, each of which reads the tokens again.
 StreamConfigId ChooseStreamConfig(int m, int n) {
   const int share = (n - 1) / CurrentDevice().num_sms + 1;  // rows of a block
   if (m <= 8) return k16x512Even;
-  if (m <= 16) return share <= 20 ? k16x512Even : share <= 32 ? k32x256Even : k48x256Even;
+  if (m <= 16) {
+    if (share <= 20 || (share > 40 && share <= 48)) return k16x512Even;
+    return share <= 32 ? k32x256Even : k48x256Even;
+  }
   if (m > 32 || share > 48) return k64x128;
   return share <= 32 ? k32x256Even : k48x128Even;
 }

@@ -32,7 +32,8 @@ class MatMulRunner {
   using Plan = std::shared_ptr<CublasLt::Plan>;
 
   void RunLibrary(const MatMulArgs& args, cudaStream_t stream);
-  float Microseconds(const CublasLt::Plan& plan, std::span<const MatMulArgs> products,
+  // Of one product: the least of so many rounds through all of them.
+  float Microseconds(const CublasLt::Plan& plan, std::span<const MatMulArgs> products, int rounds,
                      cudaStream_t stream);
 
   std::unique_ptr<CublasLt> library_;
