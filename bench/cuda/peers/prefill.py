@@ -16,28 +16,29 @@ SHAPES = ((8192, 0), (8192, 8192), (8192, 32768), (2048, 8192), (2048, 32768), (
           (256, 32768))  # chunk, history
 
 
-def median_ms(runs, count):
-    """Of `count` calls of `runs` in turn, each alone between two events behind a spin of 20 us, all queued behind a longer
-    one: the time that Python takes to launch is in none (timing.cu's MedianMicroseconds)."""
+def median_ms(runs, warmup, count):
+    """Of `count` calls of `runs` in turn, after `warmup` others, each alone between two events behind a spin of 20 us, all
+    queued behind a longer one: the time that Python takes to launch is in none (timing.cu's MedianMicroseconds)."""
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
     torch.cuda.synchronize()
-    torch.cuda._sleep(400000 * count)  # cycles: 0.2 ms a call
+    torch.cuda._sleep(400000 * min(warmup + count, 100))  # cycles: 0.2 ms a call
+    for i in range(warmup):
+        runs[i % len(runs)]()
     for i, (begin, end) in enumerate(events):
         torch.cuda._sleep(40000)
         begin.record()
-        runs[i % len(runs)]()
+        runs[(warmup + i) % len(runs)]()
         end.record()
     torch.cuda.synchronize()
     return sorted(begin.elapsed_time(end) for begin, end in events)[count // 2]
 
 
 def rate(flops, runs):
-    """TFLOP/s of calls that take `flops` each, after a round of them and 15 ms more, for the clocks."""
+    """TFLOP/s of calls that take `flops` each, after a round of them and 80 ms, as bench/cuda/prefill_bench.cc has it."""
     for run in runs:
         run()
-    about = median_ms(runs, 1)
-    median_ms(runs, max(len(runs), int(15 / about)))
-    return flops / median_ms(runs, 25 if about < 1 else 9) / 1e9
+    about = median_ms(runs, 1, 1)
+    return flops / median_ms(runs, max(len(runs), int(80 / about)), 25 if about < 1 else 9) / 1e9
 
 
 def random(*shape):
