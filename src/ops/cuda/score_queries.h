@@ -81,9 +81,10 @@ void RunScoreExpectedAttention(const ExpectedAttentionParams& params, cudaStream
 // mean over the group of 1 / (1 + sum over sinks of exp((base.q - k.q) / sqrt(dim) - bias)).
 struct FastKvzipParams {
   const float* projected;  // [T, Hkv * (g + 1) * dim]: Wq x + b [Hkv, g, dim], then Wk x [Hkv, dim]
-  int num_tokens, num_kv_heads, group;
+  int num_tokens, num_kv_heads;
+  int group;                     // g, at most 32
   int dim;                       // 16
-  int num_sinks;                 // 16 in the published gates; any
+  int num_sinks;                 // 16 in the published gates; at most 512
   const float *q_norm, *k_norm;  // [dim]
   const float* base;             // [Hkv, num_sinks, dim]
   const float* bias;             // [Hkv, g]
