@@ -95,7 +95,8 @@ struct PrefillArgs {
   int num_kv_heads;
   float scale;  // of q.k
   KvView kv;    // head_row and head_column are not read
-  // The plan's arrays in device memory, and their sizes.
+  // The plan's arrays in device memory, and their sizes. They are read ahead, while kernels before
+  // still run, so they must have been there before any of those was launched.
   const PrefillItem* items;
   int num_items;
   const int32_t* ranges;
