@@ -160,7 +160,7 @@ class GemmBench {
 
 // Sums of the products of a layer.
 struct LayerSum {
-  float ours = 0, alone = 0, library = 0;
+  float ours = 0, alone = 0, cublaslt = 0;
   double megabytes = 0;
 };
 
@@ -194,9 +194,9 @@ void PrintLayer(const char* model, int m, const LayerSum& sum, double copy_rate)
   std::printf("%-13s layer    M=%-3d ours %.1f us (%.0f%% of copy)", model, m, sum.ours,
               share(sum.ours));
   if (sum.alone > 0) std::printf(", alone %.1f", sum.alone);
-  if (sum.library > 0) {
-    std::printf(", cuBLASLt %.1f (%.0f%%): %.2fx", sum.library, share(sum.library),
-                sum.library / sum.ours);
+  if (sum.cublaslt > 0) {
+    std::printf(", cuBLASLt %.1f (%.0f%%): %.2fx", sum.cublaslt, share(sum.cublaslt),
+                sum.cublaslt / sum.ours);
   }
   std::printf("\n");
 }
@@ -230,7 +230,7 @@ void BenchGemm(const std::vector<std::string>& args) {
       }
       if (library > 0) PrintRow(p, m, "cuBLASLt", library, library, copy_rate);
       if (std::string(p.name) == "head") continue;
-      sum.ours += ours, sum.alone += alone, sum.library += library, sum.megabytes += p.megabytes();
+      sum.ours += ours, sum.alone += alone, sum.cublaslt += library, sum.megabytes += p.megabytes();
       if (std::string(p.name) != "down") continue;
       PrintLayer(p.model, m, sum, copy_rate);
       sum = {};

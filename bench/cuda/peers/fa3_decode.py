@@ -44,11 +44,11 @@ def run(profiles, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog=NAMES)
-    parser.add_argument("library", metavar="LIBRARY", help="_vllm_fa3_C.abi3.so")
+    parser.add_argument("fa3", metavar="LIBRARY", help="_vllm_fa3_C.abi3.so")
     parser.add_argument("profiles", metavar="PROFILES")
     parser.add_argument("rows", metavar="ROW", nargs="+")
     args = parser.parse_args()
-    torch.ops.load_library(args.library)
+    torch.ops.load_library(args.fa3)
     for name in args.rows:
         run(args.profiles, name)
         torch.cuda.empty_cache()

@@ -126,8 +126,8 @@ def measure(chunk, history, with_fa3):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library", metavar="LIBRARY", nargs="?", help="_vllm_fa3_C.abi3.so; without it no FlashAttention 3")
-    library = parser.parse_args().library
+    parser.add_argument("fa3", metavar="LIBRARY", nargs="?", help="_vllm_fa3_C.abi3.so; without it no FlashAttention 3")
+    library = parser.parse_args().fa3
     if library:
         torch.ops.load_library(library)
     a, b = random(8192, 8192), random(8192, 8192)

@@ -218,16 +218,16 @@ TEST_F(Runner, AgreesWithDoubleWithoutALibrary) {
   }
 }
 
-// Tuned and not.
+// Tuned and not. Where the library is not installed there is nothing to compare.
 TEST_F(Runner, AgreesWithDoubleWithCublasLt) {
+  const auto found = CublasLt::Open("libcublasLt.so.13");
+  if (!found) GTEST_SKIP() << "needs cuBLASLt: " << found.error().message;
   for (const bool tuned : {false, true}) {
     for (const Problem& problem : kProblems) {
-      auto library = CublasLt::Open("libcublasLt.so.13");
-      if (!library) GTEST_SKIP() << library.error().message;
       Make(problem);
       ComputeExpected();
       SCOPED_TRACE(testing::Message() << "M=" << problem.m << " tuned: " << tuned);
-      MatMulRunner runner = Make(std::move(*library));
+      MatMulRunner runner = Make(*CublasLt::Open("libcublasLt.so.13"));
       if (tuned) {
         RunWith(0, p_.m, [&](const MatMulArgs& args) { runner.Tune({&args, 1}, nullptr); });
       }
