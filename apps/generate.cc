@@ -126,8 +126,7 @@ int RunGenerate(Args args) {
   SetLogLevel(LogLevel::kWarning);
   const auto text = LoadTextModel(engine_config.model_path, text_config);
   if (!text) return Fail(text.error());
-  const auto engine =
-      Engine::Create(engine_config, MakeProfileOnBundledText(engine_config, text_config));
+  const auto engine = LoadEngine(engine_config, text_config);
   if (!engine) return Fail(engine.error());
   const Status status = Generate(**engine, *text, config);
   return status ? kExitOk : Fail(status.error());

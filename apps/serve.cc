@@ -122,7 +122,7 @@ Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& te
   const double memory = ResidentGiB();
   auto text = std::async(std::launch::async,
                          [&] { return LoadTextModel(engine_config.model_path, text_config); });
-  auto engine = Engine::Create(engine_config, MakeProfileOnBundledText(engine_config, text_config));
+  auto engine = LoadEngine(engine_config, text_config);
   auto text_model = text.get();
   if (!engine) return tl::unexpected(std::move(engine.error()));
   if (!text_model) return tl::unexpected(std::move(text_model.error()));

@@ -19,7 +19,9 @@ MAY_INCLUDE = {
     "comm": {"tensor"},
     "kvcache": {"paging", "ops", "tensor"},
     "model": {"kvcache", "ops", "comm", "tensor", "paging"},
-    "engine": {"model", "kvcache", "ops", "comm", "sched", "paging", "tensor"},
+    "compression": {"kvcache", "model", "paging", "ops", "tensor"},
+    "calibration": {"compression", "kvcache", "model", "paging", "ops", "tensor"},
+    "engine": {"compression", "model", "kvcache", "ops", "comm", "sched", "paging", "tensor"},
     "server": {"text", "engine/engine.h", "engine/token_event.h", "sched/request.h"},
 }
 # The only places that may know CUDA.

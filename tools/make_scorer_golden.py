@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes tests/unit/engine/golden: which tokens each scorer keeps by its own source, at lengths that are given.
+"""Makes tests/unit/compression/golden: which tokens each scorer keeps by its own source, at lengths that are given.
 
     pip install torch transformers kvpress gguf   # made with torch 2.8.0, transformers 5.2.0, kvpress 0.5.5
-    tools/make_scorer_golden.py kvpress tests/unit/model/golden tests/unit/engine/golden
+    tools/make_scorer_golden.py kvpress tests/unit/model/golden tests/unit/compression/golden
     tools/make_scorer_golden.py study path/to/compression_study.py models/SmolLM2-135M-Instruct.Q4_1.gguf \\
-        tests/unit/engine/golden
+        tests/unit/compression/golden
 
 All in float32. A file is safetensors: `tokens`, and for each scorer a mask of the tokens that every head of every layer
 keeps at every boundary, [boundaries, L, Hkv, tokens / 32]: 32 tokens in the bits of what is declared a float, the type that

@@ -39,7 +39,7 @@ Result<std::unique_ptr<Engine>> Load(OfflineConfig& config, size_t num_requests)
   SetLogLevel(LogLevel::kWarning);
   config.engine.max_queued_requests =
       std::max(config.engine.max_queued_requests, static_cast<int>(num_requests));
-  return Engine::Create(config.engine, MakeProfileOnBundledText(config.engine, config.text));
+  return LoadEngine(config.engine, config.text);
 }
 
 Status Throughput(OfflineConfig& config) {

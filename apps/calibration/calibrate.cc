@@ -12,8 +12,8 @@
 
 #include "calibration/text_calibration.h"
 #include "command.h"
-#include "engine/find_profile.h"
-#include "engine/repeat_pass.h"
+#include "compression/find_profile.h"
+#include "compression/reconstruction_pass.h"
 #include "exit_codes.h"
 
 namespace tangram {
@@ -83,7 +83,7 @@ Result<Profile> MeasureModel(CalibrateConfig& config) {
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model, config.text));
   auto backend = ops::CreateCpuBackend(config.num_threads);
   LoadOptions load;
-  load.max_num_tokens = config.calibration.compression.chunk + RepeatPass::kMaxPrompt;
+  load.max_num_tokens = config.calibration.compression.chunk + ReconstructionPass::kMaxPrompt;
   load.max_logit_rows = 1;
   TANGRAM_ASSIGN_OR_RETURN(auto model, LoadModel(config.model, load, *backend));
   return CalibrateOnTexts(*model, *backend, text, config.texts, config.calibration);

@@ -135,10 +135,25 @@ Result<Profile> CalibrateOnTexts(Model& model, ops::Backend& backend, const Text
   return Calibrate(model, backend, samples, repeat, options);
 }
 
-ProfileMaker MakeProfileOnBundledText(const EngineConfig& config, const TextConfig& text) {
-  return [config, text](Model& model, ops::Backend& backend) {
-    return MakeProfile(config, text, model, backend);
-  };
+namespace {
+
+Result<FoundProfile> FindOrMakeProfile(const EngineConfig& config, const TextConfig& text,
+                                       LoadedModel& loaded) {
+  TANGRAM_ASSIGN_OR_RETURN(auto found, FindProfile(config, *loaded.model));
+  if (found) return std::move(*found);
+  LogInfo("There is no profile of this model at {} or in the user's cache: it is made now, once",
+          ProfilePathBeside(config.model_path));
+  TANGRAM_ASSIGN_OR_RETURN(Profile made, MakeProfile(config, text, *loaded.model, *loaded.backend));
+  return KeepProfile(std::move(made), *loaded.model);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> LoadEngine(const EngineConfig& config, const TextConfig& text) {
+  TANGRAM_ASSIGN_OR_RETURN(LoadedModel loaded, LoadForServing(config));
+  if (!config.compression.enabled()) return Engine::Create(config, std::move(loaded), nullptr);
+  TANGRAM_ASSIGN_OR_RETURN(const FoundProfile profile, FindOrMakeProfile(config, text, loaded));
+  return Engine::Create(config, std::move(loaded), &profile);
 }
 
 }  // namespace tangram

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/calibration.h"
+#include "calibration/calibration.h"
 #include "engine_options.h"
 #include "text_model.h"
 
@@ -22,7 +22,8 @@ struct CalibrationTexts {
 Result<Profile> CalibrateOnTexts(Model& model, ops::Backend& backend, const TextModel& text,
                                  const CalibrationTexts& texts, CalibrationOptions options);
 
-// For Engine::Create: calibrates on the bundled text where no profile is found.
-ProfileMaker MakeProfileOnBundledText(const EngineConfig& config, const TextConfig& text);
+// Loads the model and starts an engine on it. Where compression finds no profile, it is calibrated
+// first, on the bundled text, and the profile kept.
+Result<std::unique_ptr<Engine>> LoadEngine(const EngineConfig& config, const TextConfig& text);
 
 }  // namespace tangram

@@ -8,8 +8,8 @@
 #include <numeric>
 #include <thread>
 
-#include "engine/kv_budget.h"
-#include "engine/profile.h"
+#include "base/memory.h"
+#include "compression/profile.h"
 #include "ops/cpu/thread_pool.h"
 
 namespace tangram {

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/evaluation.h"
+#include "calibration/evaluation.h"
 
 namespace tangram {
 

@@ -9,9 +9,9 @@
 
 #include "base/numbers.h"
 #include "command.h"
+#include "compression/find_profile.h"
+#include "compression/head_order.h"
 #include "compression_options.h"
-#include "engine/find_profile.h"
-#include "engine/head_order.h"
 #include "exit_codes.h"
 #include "inspect/report.h"
 #include "model/gguf.h"

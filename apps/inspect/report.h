@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/profile.h"
+#include "compression/profile.h"
 #include "paging/compression_config.h"
 #include "paging/head_group_map.h"
 #include "paging/retention_table.h"

@@ -4,10 +4,10 @@
 
 #include "bench/cuda/bench.h"
 #include "bench/cuda/decode_case.h"
-#include "ops/cuda/append.h"
-#include "ops/cuda/compress.h"
+#include "ops/cuda/attention/prefill.h"
+#include "ops/cuda/compress/compress.h"
 #include "ops/cuda/device.h"
-#include "ops/cuda/prefill.h"
+#include "ops/cuda/step/append.h"
 
 // `bench chain`: a prefill step of 8192 tokens of one sequence behind 24k others, as the server
 // runs it: in each layer, chunk by chunk, append, attention over what was kept and the chunk,

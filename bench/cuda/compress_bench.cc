@@ -5,7 +5,7 @@
 
 #include "bench/cuda/bench.h"
 #include "bench/cuda/decode_case.h"
-#include "ops/cuda/score_queries.h"
+#include "ops/cuda/compress/score_queries.h"
 
 // `bench compress`: what compression costs a sequence of Llama-3.1-8B's shape at a boundary.
 // Scoring, selection and compaction are one launch for all layers, as in decode; what some scorers

@@ -5,8 +5,8 @@
 #include "bench/cuda/bench.h"
 #include "bench/cuda/decode_case.h"
 #include "bench/cuda/decode_study.h"
-#include "ops/cuda/append.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/step/append.h"
 
 namespace tangram::bench {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/cuda/decode_attention.h"
+#include "ops/cuda/attention/decode_attention.h"
 #include "ops/cuda/device_array.h"
 
 namespace tangram::bench {

@@ -6,11 +6,11 @@
 #include <string>
 
 #include "bench/cuda/bench.h"
-#include "ops/cuda/cublaslt.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/device_array.h"
-#include "ops/cuda/gemm_stream.h"
-#include "ops/cuda/matmul_runner.h"
+#include "ops/cuda/gemm/cublaslt.h"
+#include "ops/cuda/gemm/gemm_stream.h"
+#include "ops/cuda/gemm/matmul_runner.h"
 
 // `bench gemm [LIBRARY] [all] [m=M] [model=NAME]`: the matrix products of a layer and of the head
 // as a step runs them, against cuBLASLt's best plan. Every call reads other weights, 400 MB and

@@ -9,10 +9,10 @@
 
 #include "base/check.h"
 #include "bench/cuda/bench.h"
-#include "ops/cuda/cublaslt.h"
+#include "ops/cuda/attention/prefill.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/device_array.h"
-#include "ops/cuda/prefill.h"
+#include "ops/cuda/gemm/cublaslt.h"
 
 // `bench prefill [LIBRARY [FILTER]]`: prefill attention of one layer, chunks behind a history of
 // pages in random order, against the 8192^3 matrix product. Calls take sequences in turn, so many

@@ -2,8 +2,8 @@
 
 #include "bench/cuda/bench.h"
 #include "ops/cuda/device_array.h"
-#include "ops/cuda/elementwise.h"
-#include "ops/cuda/sampling.h"
+#include "ops/cuda/sampling/sampling.h"
+#include "ops/cuda/step/elementwise.h"
 
 // `bench step`: what lies between the matrix products of a step, as links of a graph's chain, and
 // sampling.

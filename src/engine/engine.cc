@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compression/reconstruction_pass.h"
 #include "engine/engine_loop.h"
-#include "engine/profile.h"
 
 namespace tangram {
 namespace {
@@ -21,7 +21,7 @@ SchedulerConfig MakeSchedulerConfig(const EngineConfig& config, const ModelRunne
   made.priority_policy = config.priority_policy;
   made.window = config.compression.window;
   made.lookback = config.compression.lookback();
-  made.stop_at_boundaries = config.compression.needs_own_pass();
+  made.stop_at_boundaries = config.compression.needs_reconstruction_pass();
   return made;
 }
 
@@ -84,6 +84,18 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner,
   return info;
 }
 
+Result<int> MaxModelLen(const ModelConfig& model, int wanted) {
+  const int longest = model.max_position_embeddings;
+  if (wanted > longest) {
+    return MakeError(ErrorKind::kInvalidArgument,
+                     fmt::format("--max-model-len {} is more than the {} positions that the model "
+                                 "knows; set {} or less, or a rope scaling in its config",
+                                 wanted, longest, longest),
+                     "max_model_len");
+  }
+  return wanted > 0 ? wanted : longest;
+}
+
 Status CheckConfig(const EngineConfig& c) {
   const auto positive = [](int64_t value, const char* flag) -> Status {
     if (value > 0) return {};
@@ -97,16 +109,47 @@ Status CheckConfig(const EngineConfig& c) {
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
-                                               const ProfileMaker& maker) {
+Result<LoadedModel> LoadForServing(const EngineConfig& config) {
   TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
-  TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config, maker));
+  LoadedModel made;
+  made.backend = config.reference_backend ? ops::CreateReferenceBackend()
+                                          : ops::CreateCpuBackend(config.num_threads);
+  LoadOptions load;
+  load.dummy_weights = config.dummy_weights;
+  load.seed = config.seed;
+  load.max_model_len = config.max_model_len;
+  load.max_num_tokens = config.max_num_batched_tokens;
+  // Of a pass that has a chunk repeated: for labels where a profile is made, and for scores.
+  if (config.compression.enabled()) {
+    load.max_num_tokens =
+        std::max(load.max_num_tokens, config.compression.chunk + ReconstructionPass::kMaxPrompt);
+  }
+  load.max_logit_rows = std::min(config.max_num_seqs, config.max_num_batched_tokens);
+  TANGRAM_ASSIGN_OR_RETURN(made.model, LoadModel(config.model_path, load, *made.backend));
+  TANGRAM_ASSIGN_OR_RETURN(made.max_model_len,
+                           MaxModelLen(made.model->config(), config.max_model_len));
+  return made;
+}
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, LoadedModel model,
+                                               const FoundProfile* profile) {
+  TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
+  TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config, std::move(model), profile));
   Scheduler scheduler(MakeSchedulerConfig(config, *runner), runner->tables());
   TANGRAM_ASSIGN_OR_RETURN(const GenerationDefaults generation,
                            Generation(config, runner->model_config()));
   EngineInfo info = MakeInfo(config, *runner, generation);
   return std::make_unique<EngineLoop>(config, std::move(info), std::move(runner),
                                       std::move(scheduler));
+}
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config) {
+  TANGRAM_ASSIGN_OR_RETURN(LoadedModel loaded, LoadForServing(config));
+  std::optional<FoundProfile> profile;
+  if (config.compression.enabled()) {
+    TANGRAM_ASSIGN_OR_RETURN(profile, FindProfile(config, *loaded.model));
+  }
+  return Create(config, std::move(loaded), profile ? &*profile : nullptr);
 }
 
 }  // namespace tangram

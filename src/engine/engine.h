@@ -9,36 +9,25 @@
 #include <vector>
 
 #include "base/result.h"
+#include "compression/find_profile.h"
+#include "compression/options.h"
 #include "engine/token_event.h"
-#include "paging/compression_config.h"
+#include "model/model.h"
 #include "sched/request.h"
 
 namespace tangram {
 
-namespace ops {
-class Backend;
-}
-class Model;
-struct Profile;
-
 // Every field is one option of the command line (apps/serve_options).
-struct EngineConfig {
-  std::string model_path;
+struct EngineConfig : CompressionOptions {
   bool dummy_weights = false;
   uint64_t seed = 0;
   std::string kv_cache_dtype = "auto";  // auto (16 bits), f16, bf16, f32
   int max_model_len = 0;                // 0: the model's
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
-  int page_size = 16;
-  int page_group_size = 0;            // 0: 4, or the largest divisor of L*Hkv below it
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0.5;
-  int64_t num_pages_override = 0;       // in blocks of other servers: G pages each; 0: none
-  CompressionConfig compression;        // its ratio is the default of requests
-  std::string compression_profile;      // a file; empty: found or made (engine/find_profile.h)
-  std::string head_group_map = "auto";  // auto, identity, or a file (engine/head_order.h)
-  std::string compression_gate;         // gates of Fast KVzip (engine/fastkvzip.h), for that scorer
+  int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
   bool enable_prefix_caching = true;
   bool priority_policy = false;
   int num_threads = 0;             // 0: the cores this process may use
@@ -111,16 +100,24 @@ struct EngineInfo {
   bool priority_policy = false;
 };
 
-// Makes the profile of a model for which none is found, on the model itself (apps/calibration).
-using ProfileMaker = std::function<Result<Profile>(Model&, ops::Backend&)>;
+// A model in the memory of the backend that will run it, and the longest context that it serves.
+struct LoadedModel {
+  std::unique_ptr<ops::Backend> backend;
+  std::unique_ptr<Model> model;
+  int max_model_len = 0;
+};
+
+// The first step of a start. Errors end it: kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
+Result<LoadedModel> LoadForServing(const EngineConfig& config);
 
 // Runs one model for many requests. All methods are thread safe.
 class Engine {
  public:
-  // Loads the model and starts the loop's thread. Errors end the start: kUnsupported, kLoad,
-  // kOutOfMemory, kInvalidArgument. Without a maker, compression needs a profile that is there.
-  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config,
-                                                const ProfileMaker& maker = {});
+  // Reserves the KV cache and starts the loop's thread. `profile` is null if nothing is compressed.
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config, LoadedModel model,
+                                                const FoundProfile* profile);
+  // The same with a model that is loaded here, and a profile that is found.
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
   virtual ~Engine() = default;
 
   virtual const EngineInfo& info() const = 0;

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "base/log.h"
-#include "engine/find_profile.h"
+#include "base/memory.h"
 #include "engine/kv_budget.h"
 
 namespace tangram {
@@ -19,43 +18,18 @@ Result<DType> KvDType(const std::string& name) {
       "kv_cache_dtype");
 }
 
-Result<int> MaxModelLen(const ModelConfig& model, int wanted) {
-  const int longest = model.max_position_embeddings;
-  if (wanted > longest) {
-    return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("--max-model-len {} is more than the {} positions that the model "
-                                 "knows; set {} or less, or a rope scaling in its config",
-                                 wanted, longest, longest),
-                     "max_model_len");
-  }
-  return wanted > 0 ? wanted : longest;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& config,
-                                                         const ProfileMaker& maker) {
+                                                         LoadedModel loaded,
+                                                         const FoundProfile* profile) {
   std::unique_ptr<ModelRunner> runner(new ModelRunner);
-  runner->backend_ = config.reference_backend ? ops::CreateReferenceBackend()
-                                              : ops::CreateCpuBackend(config.num_threads);
-  LoadOptions load;
-  load.dummy_weights = config.dummy_weights;
-  load.seed = config.seed;
-  load.max_model_len = config.max_model_len;
-  load.max_num_tokens = config.max_num_batched_tokens;
-  const bool calibrates =
-      maker && config.compression.enabled() && config.compression_profile.empty();
-  if (calibrates || (config.compression.enabled() && config.compression.needs_own_pass())) {
-    load.max_num_tokens =
-        std::max(load.max_num_tokens, config.compression.chunk + RepeatPass::kMaxPrompt);
-  }
-  load.max_logit_rows = std::min(config.max_num_seqs, config.max_num_batched_tokens);
-  TANGRAM_ASSIGN_OR_RETURN(runner->model_, LoadModel(config.model_path, load, *runner->backend_));
-  const ModelConfig& model = runner->model_->config();
-  TANGRAM_ASSIGN_OR_RETURN(runner->max_model_len_, MaxModelLen(model, config.max_model_len));
+  runner->backend_ = std::move(loaded.backend);
+  runner->model_ = std::move(loaded.model);
+  runner->max_model_len_ = loaded.max_model_len;
   TANGRAM_ASSIGN_OR_RETURN(
       runner->plan_,
-      PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_, maker));
+      PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_, profile));
   TANGRAM_RETURN_IF_ERROR(runner->AllocateCache(config));
   return runner;
 }
@@ -66,15 +40,16 @@ Status ModelRunner::AllocateCache(const EngineConfig& config) {
   KvLayout layout{dtype, config.page_size, model_->config().head_dim, plan_->heads};
   TANGRAM_ASSIGN_OR_RETURN(num_pages_,
                            PoolPages(config, layout, max_model_len_, AvailableMemory()));
-  const bool own_pass = compression.enabled() && compression.needs_own_pass();
-  const int64_t pass_pages = own_pass ? RepeatPass::NumPages(layout, compression.chunk) : 0;
+  const bool own_pass = compression.enabled() && compression.needs_reconstruction_pass();
+  const int64_t pass_pages = own_pass ? ReconstructionPass::NumPages(layout, compression.chunk) : 0;
   TANGRAM_ASSIGN_OR_RETURN(
       auto kv, KvStorage::Create(*backend_, std::move(layout), num_pages_ + pass_pages));
   kv_ = std::make_unique<KvStorage>(std::move(kv));
   batch_.emplace(kv_->layout().heads.num_rows(), compression);
   if (own_pass) {
-    repeat_pass_.emplace(*model_, *backend_, *kv_, plan_->repeat_prompt, compression.chunk,
-                         num_pages_, (max_model_len_ + config.page_size - 1) / config.page_size);
+    reconstruction_pass_.emplace(*model_, *backend_, *kv_, plan_->repeat_prompt, compression.chunk,
+                                 num_pages_,
+                                 (max_model_len_ + config.page_size - 1) / config.page_size);
   }
   if (!compression.enabled()) return {};
   TANGRAM_ASSIGN_OR_RETURN(
@@ -100,20 +75,21 @@ void ModelRunner::CopyPages(const SchedulerOutput& output) {
 
 // Of the sequences that this step compresses. Its pages are the sequence's own as far as it writes
 // scores there, and no step goes beyond a boundary (SchedulerConfig::stop_at_boundaries).
-void ModelRunner::RunRepeatPasses(const SchedulerOutput& output, const Scheduler& scheduler) {
+void ModelRunner::RunReconstructionPasses(const SchedulerOutput& output,
+                                          const Scheduler& scheduler) {
   for (const ScheduledSequence& s : output.sequences) {
     const RetentionTable& table = scheduler.table(s.table);
     const int n = s.num_computed, chunk = table.chunk();
     if (table.full() || n == s.boundary || n % chunk != 0) continue;
-    repeat_pass_->Run(scheduler.page_table(), s.slot, table, n,
-                      scheduler.Tokens(s.id).subspan(n - chunk, chunk),
-                      [&](int layer) { return compressor_->ChunkScores(layer, s.slot); });
+    reconstruction_pass_->Run(scheduler.page_table(), s.slot, table, n,
+                              scheduler.Tokens(s.id).subspan(n - chunk, chunk),
+                              [&](int layer) { return compressor_->ChunkScores(layer, s.slot); });
   }
 }
 
 TensorView ModelRunner::Run(const SchedulerOutput& output, const Scheduler& scheduler) {
   CopyPages(output);
-  if (repeat_pass_) timed_->Timed([&] { RunRepeatPasses(output, scheduler); });
+  if (reconstruction_pass_) timed_->Timed([&] { RunReconstructionPasses(output, scheduler); });
   batch_->Build(output, scheduler);
   ForwardInput input = batch_->Input(scheduler.page_table());
   input.kv = kv_.get();

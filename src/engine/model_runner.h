@@ -3,10 +3,10 @@
 #include <memory>
 #include <optional>
 
+#include "compression/plan.h"
+#include "compression/reconstruction_pass.h"
 #include "engine/batch_builder.h"
-#include "engine/compression_plan.h"
 #include "engine/engine.h"
-#include "engine/repeat_pass.h"
 #include "engine/timed_hook.h"
 #include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
@@ -18,9 +18,9 @@ namespace tangram {
 // The backend, the model and the KV pages, and the one call that runs a step on them.
 class ModelRunner {
  public:
-  // Loads the model and reserves the pool that `config` describes.
-  static Result<std::unique_ptr<ModelRunner>> Create(const EngineConfig& config,
-                                                     const ProfileMaker& maker);
+  // Reserves the pool that `config` describes.
+  static Result<std::unique_ptr<ModelRunner>> Create(const EngineConfig& config, LoadedModel loaded,
+                                                     const FoundProfile* profile);
 
   // Runs the step. Logits [rows, V] f32 of its `logit_rows`, overwritten by the next call.
   TensorView Run(const SchedulerOutput& output, const Scheduler& scheduler);
@@ -40,7 +40,7 @@ class ModelRunner {
   ModelRunner() = default;
   Status AllocateCache(const EngineConfig& config);
   void CopyPages(const SchedulerOutput& output);
-  void RunRepeatPasses(const SchedulerOutput& output, const Scheduler& scheduler);
+  void RunReconstructionPasses(const SchedulerOutput& output, const Scheduler& scheduler);
 
   std::unique_ptr<ops::Backend> backend_;
   std::unique_ptr<Model> model_;
@@ -50,7 +50,7 @@ class ModelRunner {
   std::optional<CompressionPlan> plan_;
   std::optional<Compressor> compressor_;
   std::optional<TimedHook> timed_;  // the compressor
-  std::optional<RepeatPass> repeat_pass_;
+  std::optional<ReconstructionPass> reconstruction_pass_;
   std::optional<StepBatch> batch_;
   std::vector<int32_t> copy_from_, copy_to_;
 };

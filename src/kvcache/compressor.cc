@@ -48,7 +48,7 @@ Result<Compressor> Compressor::Create(ops::Backend& backend, const KvStorage& kv
 // Of one slot, in one layer.
 int64_t Compressor::StateFloats() const {
   const int heads = kv_->layout().heads.num_kv_heads();
-  if (config_.needs_own_pass()) return int64_t{config_.chunk} * heads;
+  if (config_.needs_reconstruction_pass()) return int64_t{config_.chunk} * heads;
   return dynamic_ ? dynamic_->StateFloats(heads, kv_->layout().head_dim) : 0;
 }
 
@@ -101,7 +101,7 @@ void Compressor::BeforeAppend(int layer, const ops::AppendParams& next,
     if (dynamic_) {
       dynamic_->Score(next, boundaries[i], static_cast<float*>(scores_.data()), State(layer));
     }
-    if (config_.needs_own_pass()) StoreChunkScores(layer, next, boundaries[i]);
+    if (config_.needs_reconstruction_pass()) StoreChunkScores(layer, next, boundaries[i]);
     backend_->Compact({.num_kv_heads = next.num_kv_heads,
                        .window = config_.window,
                        .pool = next.pool,

@@ -38,7 +38,8 @@ class Compressor final : public LayerHook {
                     std::span<const ops::BoundarySpan> boundaries) override;
 
   // Where the scores of a slot's chunk are put, [C, Hkv] f32, by whoever makes them in a pass of
-  // its own (CompressionConfig::needs_own_pass), before the step that compresses the chunk.
+  // its own (CompressionConfig::needs_reconstruction_pass), before the step that compresses the
+  // chunk.
   float* ChunkScores(int layer, int slot);
   // The scores of pages that are copied go with them. [pages] each.
   void CopyPages(std::span<const int32_t> from, std::span<const int32_t> to);

@@ -110,7 +110,7 @@ struct CompressionConfig {
     }
   }
   // Whether the model runs again over each chunk before it is compressed, between two steps.
-  bool needs_own_pass() const { return scorer == Scorer::kReconstruction; }
+  bool needs_reconstruction_pass() const { return scorer == Scorer::kReconstruction; }
 };
 
 // kInvalidArgument, `param` the flag at fault, for a ratio out of range and for sizes that fit

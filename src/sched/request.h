@@ -6,9 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/token_id.h"
+
 namespace tangram {
 
-using TokenId = int32_t;
 using RequestId = uint64_t;
 
 // How the next token is chosen. Defaults change nothing; ranges are checked by whoever parses them.

@@ -3,7 +3,7 @@
 // after a zero byte its shape and its ratios: no mutation of an archive keeps its checksums.
 
 #include "base/check.h"
-#include "engine/profile.h"
+#include "compression/profile.h"
 #include "support/npz_builder.h"
 
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/calibration.h"
+#include "calibration/calibration.h"
 #include "model/model.h"
 #include "support/engine_session.h"
 
@@ -15,7 +15,7 @@ namespace tangram {
 
 inline constexpr int kPageSize = 4, kChunk = 16;
 inline constexpr const char* kRandomGates =
-    TANGRAM_SOURCE_DIR "/tests/unit/engine/golden/fastkvzip_qwen3_tied_bf16.safetensors";
+    TANGRAM_SOURCE_DIR "/tests/unit/compression/golden/fastkvzip_qwen3_tied_bf16.safetensors";
 
 inline CompressionConfig TinyCompression(float ratio, Scorer scorer, BudgetLevel level) {
   CompressionConfig c;

@@ -1,4 +1,4 @@
-#include "ops/cuda/append.h"
+#include "ops/cuda/step/append.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <random>
 
 #include "ops/cuda/case_support.h"
-#include "ops/cuda/pages.h"
+#include "ops/cuda/step/pages.h"
 
 namespace tangram {
 namespace {

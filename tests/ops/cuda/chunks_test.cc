@@ -5,10 +5,10 @@
 #include <functional>
 #include <random>
 
-#include "ops/cuda/append.h"
+#include "ops/cuda/compress/score_queries.h"
 #include "ops/cuda/compress_case.h"
 #include "ops/cuda/numeric.h"
-#include "ops/cuda/score_queries.h"
+#include "ops/cuda/step/append.h"
 
 // Six chunks of a sequence, one after another: appended in slices, with and without tokens of other
 // sequences in the same launch, scored, selected, compacted.

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "ops/cuda/case_support.h"
-#include "ops/cuda/compress.h"
+#include "ops/cuda/compress/compress.h"
 
 // What the tests of compression share: sequences at boundaries, with keys and values.
 

@@ -1,4 +1,4 @@
-#include "ops/cuda/compress.h"
+#include "ops/cuda/compress/compress.h"
 
 #include <gtest/gtest.h>
 

@@ -5,12 +5,12 @@
 #include <cstring>
 #include <random>
 
-#include "ops/cuda/append.h"
 #include "ops/cuda/case_support.h"
-#include "ops/cuda/compress.h"
-#include "ops/cuda/elementwise.h"
+#include "ops/cuda/compress/compress.h"
 #include "ops/cuda/graph.h"
 #include "ops/cuda/numeric.h"
+#include "ops/cuda/step/append.h"
+#include "ops/cuda/step/elementwise.h"
 
 // Decode steps as an engine will run them: captured, every kernel started as early as it may be,
 // the same graph for all steps. Against them: the same steps one kernel after another, with the

@@ -1,4 +1,4 @@
-#include "ops/cuda/elementwise.h"
+#include "ops/cuda/step/elementwise.h"
 
 #include <gtest/gtest.h>
 

@@ -5,8 +5,8 @@
 #include <random>
 #include <vector>
 
+#include "ops/cuda/compress/score_queries.h"
 #include "ops/cuda/device_array.h"
-#include "ops/cuda/score_queries.h"
 
 namespace tangram {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/cuda/gemm.h"
+#include "ops/cuda/gemm/gemm.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 
 #include "ops/cuda/device.h"
 #include "ops/cuda/device_array.h"
-#include "ops/cuda/gemm_stream.h"
-#include "ops/cuda/matmul_runner.h"
+#include "ops/cuda/gemm/gemm_stream.h"
+#include "ops/cuda/gemm/matmul_runner.h"
 #include "ops/cuda/numeric.h"
 
 namespace tangram::ops::cuda {

@@ -1,4 +1,4 @@
-#include "ops/cuda/pages.h"
+#include "ops/cuda/step/pages.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "ops/cuda/philox.h"
+#include "ops/cuda/sampling/philox.h"
 
 #include <gtest/gtest.h>
 

@@ -5,7 +5,7 @@
 #include <set>
 #include <vector>
 
-#include "ops/cuda/decode_plan.h"
+#include "ops/cuda/attention/decode_plan.h"
 #include "ops/cuda/device_array.h"
 #include "ops/cuda/row_length.cuh"
 

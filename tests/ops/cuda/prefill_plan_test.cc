@@ -6,7 +6,7 @@
 #include <numeric>
 #include <random>
 
-#include "ops/cuda/prefill.h"
+#include "ops/cuda/attention/prefill.h"
 
 // PlanPrefill, which needs no GPU.
 

@@ -1,4 +1,4 @@
-#include "ops/cuda/prefill.h"
+#include "ops/cuda/attention/prefill.h"
 
 #include <cuda_fp8.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "ops/cuda/received_attention.h"
+#include "ops/cuda/compress/received_attention.h"
 
 #include <gtest/gtest.h>
 

@@ -8,7 +8,7 @@
 
 #include "ops/cuda/device_array.h"
 #include "ops/cuda/numeric.h"
-#include "ops/cuda/sampling.h"
+#include "ops/cuda/sampling/sampling.h"
 
 // What the tests of sampling share.
 

@@ -3,7 +3,7 @@
 #include <limits>
 #include <string>
 
-#include "ops/cuda/philox.h"
+#include "ops/cuda/sampling/philox.h"
 #include "ops/cuda/sampling_case.h"
 
 // Draws token by token against a reference on the host that sees the same noise: all that decides

@@ -1,4 +1,4 @@
-#include "ops/cuda/sampling.h"
+#include "ops/cuda/sampling/sampling.h"
 
 #include <gtest/gtest.h>
 

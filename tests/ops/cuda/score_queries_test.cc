@@ -1,4 +1,4 @@
-#include "ops/cuda/score_queries.h"
+#include "ops/cuda/compress/score_queries.h"
 
 #include <gtest/gtest.h>
 

@@ -53,7 +53,7 @@ class TwoSequences {
     next.pool = kv_.pool();
     next.pages = {ids_.data(), 1, kPages / 2};
     next.heads = kv_.heads(0);
-    if (compressor_.config().needs_own_pass()) {
+    if (compressor_.config().needs_reconstruction_pass()) {
       for (int slot = 0; slot < 2; ++slot) {  // scores in opposite orders
         for (int i = 0; i < kChunk; ++i) {
           compressor_.ChunkScores(0, slot)[i] = static_cast<float>(slot == 0 ? i : -i);
