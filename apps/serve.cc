@@ -102,7 +102,7 @@ void LogCompression(const EngineInfo& info) {
       "KV cache compression: ratio {:.2f}, scorer {}{}, level {}, chunk {}, window {}, sinks {}, "
       "floor {}, {} groups of {} heads",
       c.ratio, ScorerName(c.scorer), ScorerSettings(c), LevelName(c.level), c.chunk, c.window,
-      c.sinks, RetentionFloor(c, info.page_size), info.num_rows, info.page_group_size);
+      c.sinks, RetentionFloor(c, info.page_size), info.num_groups, info.page_group_size);
   LogInfo("Compression profile: {}", info.profile);
   if (c.ratio == 1) LogInfo("Requests are compressed if they say so (compression_ratio)");
   std::vector<std::pair<float, int64_t>> capacities = {{1.0f, info.peak_pages_full}};

@@ -57,7 +57,7 @@ HeatMap RetentionMap(const Inspection& in) {
 HeatMap GroupMap(const Inspection& in) {
   const int context = in.contexts.back();
   const auto row_of = [&](int layer, int head) {
-    return in.groups->rows(layer)[static_cast<size_t>(head)];
+    return in.groups->groups(layer)[static_cast<size_t>(head)];
   };
   HeatMap map = HeadMap(
       in, fmt::format("Groups, and the share that each holds at {} tokens", context),

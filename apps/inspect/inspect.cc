@@ -143,7 +143,7 @@ Status Inspect(const Options& options, InspectConfig& config) {
   made.compression = c;
   made.page_size = engine.page_size;
   made.element_bytes = engine.kv_cache_dtype.ends_with("32") ? 4 : 2;
-  made.row_shares = RowDemand(demand, *made.groups, c.ratio, c.level);
+  made.row_shares = GroupDemand(demand, *made.groups, c.ratio, c.level);
   const int longest = *std::ranges::max_element(made.contexts);
   made.table = BuildRetentionTable(c, made.row_shares, engine.page_size, longest + c.chunk);
   fmt::print("{}", TextReport(made));

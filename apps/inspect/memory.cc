@@ -10,7 +10,7 @@ SequenceMemory MemoryAt(const RetentionTable& table, int tokens, int page_size) 
   memory.resident = table.MeanLength(tokens);
   memory.pages = table.Pages(tokens, page_size);
   memory.shortest = tokens;
-  for (int row = 0; row < table.num_rows(); ++row) {
+  for (int row = 0; row < table.num_groups(); ++row) {
     const int length = table.Length(row, tokens);
     memory.longest = std::max(memory.longest, length);
     memory.shortest = std::min(memory.shortest, length);
@@ -20,7 +20,7 @@ SequenceMemory MemoryAt(const RetentionTable& table, int tokens, int page_size) 
   const int last = table.full() ? tokens : first + table.chunk();
   for (int n = first + 1; n <= last; ++n) {
     const double held = table.MeanLength(n);
-    const double room = double(table.Pages(n, page_size)) * page_size / table.num_rows();
+    const double room = double(table.Pages(n, page_size)) * page_size / table.num_groups();
     memory.chunk_mean += held / (last - first);
     memory.between += (held - ratio * n) / (last - first);
     memory.page_rounding += (room - held) / (last - first);

@@ -45,7 +45,7 @@ std::string Settings(const Inspection& in) {
       "\nRatio {:.2f}, scorer {}, level {}, chunk {}, window {}, sinks {}, floor {}: {} groups of "
       "{} heads, pages of {} tokens\n",
       c.ratio, ScorerName(c.scorer), LevelName(c.level), c.chunk, c.window, c.sinks,
-      RetentionFloor(c, in.page_size), in.groups->num_rows(), in.groups->group_size(),
+      RetentionFloor(c, in.page_size), in.groups->num_groups(), in.groups->group_size(),
       in.page_size);
   return text;
 }
@@ -70,11 +70,11 @@ std::string Retention(const Inspection& in) {
 // The heads of each row, "layer.head", in the order of their columns.
 std::vector<std::string> HeadsOfRows(const HeadGroupMap& groups) {
   std::vector<std::vector<std::string>> heads(
-      static_cast<size_t>(groups.num_rows()),
+      static_cast<size_t>(groups.num_groups()),
       std::vector<std::string>(static_cast<size_t>(groups.group_size())));
   for (int layer = 0; layer < groups.num_layers(); ++layer) {
-    for (size_t h = 0; h < groups.rows(layer).size(); ++h) {
-      heads[static_cast<size_t>(groups.rows(layer)[h])]
+    for (size_t h = 0; h < groups.groups(layer).size(); ++h) {
+      heads[static_cast<size_t>(groups.groups(layer)[h])]
            [static_cast<size_t>(groups.columns(layer)[h])] = fmt::format("{}.{}", layer, h);
     }
   }
@@ -91,7 +91,7 @@ std::string Groups(const Inspection& in) {
   const auto heads = HeadsOfRows(*in.groups);
   std::string text = "\nGroups (rows): tokens held at a context of ";
   Append(text, "{}\n  row  tokens     %  heads (layer.head)\n", context);
-  for (int row = 0; row < in.groups->num_rows(); ++row) {
+  for (int row = 0; row < in.groups->num_groups(); ++row) {
     const int length = in.table->Length(row, context);
     Append(text, "{:>5} {:>7} {:>5.1f} {}\n", row, length, 100.0 * length / context,
            heads[static_cast<size_t>(row)]);

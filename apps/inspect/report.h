@@ -31,7 +31,7 @@ struct Inspection {
   // Pages of one sequence at ratio 1.
   double FullPages(int context) const {
     const int64_t of_row = (context + page_size - 1) / page_size;
-    return static_cast<double>(of_row * groups->num_rows());
+    return static_cast<double>(of_row * groups->num_groups());
   }
   // Of one sequence's pages; 0 where head_dim is not known.
   double Bytes(double pages) const {

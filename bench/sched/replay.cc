@@ -17,7 +17,7 @@ struct Workload {
   int conversations = 32, turns = 10;
   int first_prompt = 400, prompt = 60, answer = 120;  // tokens, mean
   int pool = 8;                                       // conversations of full length that it holds
-  int rows = 30, page_size = 16, max_num_seqs = 8, max_num_batched_tokens = 256;
+  int groups = 30, page_size = 16, max_num_seqs = 8, max_num_batched_tokens = 256;
   bool drops_reasoning = false;  // the next prompt has only the last quarter of each answer
   double step_ms = 12, token_ms = 2;
 
@@ -38,13 +38,13 @@ class Replay {
     config.max_num_batched_tokens = w_.max_num_batched_tokens;
     config.max_model_len = 2 * w_.length();
     config.page_size = w_.page_size;
-    config.num_rows = w_.rows;
-    config.num_pages = int64_t{w_.pool} * w_.rows * w_.length() / w_.page_size;
+    config.num_groups = w_.groups;
+    config.num_pages = int64_t{w_.pool} * w_.groups * w_.length() / w_.page_size;
     CompressionConfig compression{.ratio = ratio_};
     config.window = compression.window;
-    std::vector<RetentionTable> tables = {RetentionTable::Full(w_.rows, compression.chunk)};
+    std::vector<RetentionTable> tables = {RetentionTable::Full(w_.groups, compression.chunk)};
     if (percent < 100) {
-      std::vector<double> demand(w_.rows);
+      std::vector<double> demand(w_.groups);
       for (double& d : demand) d = 0.05 + double(random_() % 1000) / 1000;
       tables.push_back(
           BuildRetentionTable(compression, demand, w_.page_size, config.max_model_len));

@@ -1,5 +1,5 @@
 // Host work of a step (schedule, the arrays of its batch, completion) at 256 running sequences of
-// 64 rows. One sequence in 16 takes a page in each row at every step: 1024 pages a step. The goal
+// 64 groups. One sequence in 16 takes a page in each group at every step: 1024 pages a step. The goal
 // is 100 us a step.
 #include <benchmark/benchmark.h>
 
@@ -12,7 +12,7 @@
 namespace tangram {
 namespace {
 
-constexpr int kSequences = 256, kRows = 64, kPageSize = 16, kMaxLength = 8192;
+constexpr int kSequences = 256, kGroups = 64, kPageSize = 16, kMaxLength = 8192;
 
 class Load {
  public:
@@ -22,10 +22,10 @@ class Load {
                            .max_num_batched_tokens = 4096,
                            .max_model_len = kMaxLength,
                            .page_size = kPageSize,
-                           .num_rows = kRows};
-    config.num_pages = int64_t{kSequences} * kRows * (prompt + max_tokens) / kPageSize * 3 / 2;
+                           .num_groups = kGroups};
+    config.num_pages = int64_t{kSequences} * kGroups * (prompt + max_tokens) / kPageSize * 3 / 2;
     std::vector<RetentionTable> tables;
-    tables.push_back(RetentionTable::Full(kRows, 256));
+    tables.push_back(RetentionTable::Full(kGroups, 256));
     scheduler_ = std::make_unique<Scheduler>(config, std::move(tables));
     for (int i = 0; i < kSequences; ++i) {
       Add(all_at_once ? max_tokens : 1 + max_tokens * i / kSequences);
@@ -65,7 +65,7 @@ class Load {
   int prompt_, max_tokens_;
   bool shared_prefix_;
   std::unique_ptr<Scheduler> scheduler_;
-  StepBatch batch_{kRows, CompressionConfig{}};
+  StepBatch batch_{kGroups, CompressionConfig{}};
   std::mt19937 random_{1};
   std::vector<TokenId> sampled_;
   RequestId next_id_ = 1;

@@ -92,9 +92,9 @@ class Calibrator {
     const ModelConfig& c = model_.config();
     KvLayout layout{DType::kF16, options_.page_size, c.head_dim,
                     HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1)};
-    auto table = RetentionTable::Full(layout.heads.num_rows(), options_.compression.chunk);
+    auto table = RetentionTable::Full(layout.heads.num_groups(), options_.compression.chunk);
     return SingleSequence::Create(model_, backend_, std::move(layout), std::move(table),
-                                  options_.compression, static_cast<int>(max_tokens));
+                                  static_cast<int>(max_tokens));
   }
 
   template <class Body>
@@ -111,18 +111,27 @@ class Calibrator {
   Status TakeLabels(const std::vector<TokenId>& text) {
     const auto chunk_size = static_cast<size_t>(options_.compression.chunk);
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size() + repeat_.size() + chunk_size));
-    InputRecorder recorder(shapes_.layers);
-    ReadingHook reading(backend_, shapes_.layers, shapes_.kv_heads, static_cast<int>(text.size()),
-                        options_.compression.window);
-    DynamicScoreHook dynamic(DynamicScorers(), options_.compression,
-                             model_.config().num_attention_heads, sequence->kv(), backend_);
+    InputRecorder recorder(backend_, shapes_.layers);
+    TANGRAM_ASSIGN_OR_RETURN(ReadingHook reading,
+                             ReadingHook::Create(backend_, shapes_.layers, shapes_.kv_heads,
+                                                 static_cast<int>(text.size()),
+                                                 options_.compression.window));
+    TANGRAM_ASSIGN_OR_RETURN(
+        DynamicScoreHook dynamic,
+        DynamicScoreHook::Create(backend_, DynamicScorers(), options_.compression, model_,
+                                 sequence->kv()));
+    label_memory_ = backend_.Allocate(shapes_.heads() * chunk_size * sizeof(float));
+    if (label_memory_.data() == nullptr) {
+      return MakeError(ErrorKind::kOutOfMemory, "not enough memory for the labels of a chunk");
+    }
     TextScores labels(shapes_.heads()), fastkvzip(shapes_.heads());
     TANGRAM_ASSIGN_OR_RETURN(GateScorer published,
                              GateScorer::Create(backend_, {{}, {}, fastkvzip_.layers},
                                                 shapes_.kv_heads, options_.compression.chunk));
     GateHook gate(published, [&](int layer, const TensorView& scores) {
-      const auto* values = scores.as<float>();
-      AddScores({values, values + scores.shape.count()}, static_cast<size_t>(layer), fastkvzip);
+      std::vector<float> values(static_cast<size_t>(scores.shape.count()));
+      backend_.Read(values.data(), scores.data, scores.bytes());
+      AddScores(values, static_cast<size_t>(layer), fastkvzip);
     });
     ForChunks(text, [&](std::span<const TokenId> chunk) {
       HookChain hooks{&recorder, &reading};
@@ -133,6 +142,7 @@ class Calibrator {
       const auto of_chunk = Labels(*sequence, chunk);
       for (size_t l = 0; l < of_chunk.size(); ++l) AddScores(of_chunk[l], l, labels);
     });
+    reading.Finish();
     KeepSample(Scorer::kReconstruction, labels);
     AddReading(reading, labels);
     Learn(recorder.inputs(), labels);
@@ -150,12 +160,16 @@ class Calibrator {
     const int size = sequence.size();
     std::vector<TokenId> repeated(repeat_.begin(), repeat_.end());
     repeated.insert(repeated.end(), chunk.begin(), chunk.end());
-    std::vector<std::vector<float>> labels(
-        static_cast<size_t>(shapes_.layers),
-        std::vector<float>(chunk.size() * static_cast<size_t>(shapes_.kv_heads)));
+    const size_t floats = chunk.size() * static_cast<size_t>(shapes_.kv_heads);
+    auto* memory = static_cast<float*>(label_memory_.data());
     LabelHook hook(backend_, static_cast<int>(chunk.size()),
-                   [&](int layer) { return labels[static_cast<size_t>(layer)].data(); });
+                   [&](int layer) { return memory + static_cast<size_t>(layer) * floats; });
     sequence.Append(repeated, &hook, {});
+    std::vector<std::vector<float>> labels(static_cast<size_t>(shapes_.layers),
+                                           std::vector<float>(floats));
+    for (size_t l = 0; l < labels.size(); ++l) {
+      backend_.Read(labels[l].data(), memory + l * floats, floats * sizeof(float));
+    }
     sequence.Truncate(size);
     return labels;
   }
@@ -272,6 +286,7 @@ class Calibrator {
   Shapes shapes_;
   std::vector<RidgeRegression> ridges_;  // by layer
   FastKvzipWeights fastkvzip_;
+  Buffer label_memory_;  // [L][count][Hkv]
   Profile profile_;
   std::map<Scorer, std::vector<std::vector<std::vector<float>>>> samples_;
   double done_ = 0;

@@ -41,29 +41,31 @@ class Evaluator::Reader {
     Reader made(evaluator);
     const ModelConfig& model = evaluator.model_->config();
     const CompressionConfig& compression = evaluator.setting_.compression;
-    KvLayout layout{DType::kF16, evaluator.setting_.page_size, model.head_dim,
-                    evaluator.plan_->heads};
     const bool own_pass = compression.enabled() && compression.needs_reconstruction_pass();
+    KvLayout layout{DType::kF16, evaluator.setting_.page_size, model.head_dim,
+                    evaluator.plan_->heads, compression.enabled()};
     const int64_t pass_pages =
         own_pass ? ReconstructionPass::NumPages(layout, compression.chunk) : 0;
     TANGRAM_ASSIGN_OR_RETURN(
         made.sequence_,
         SingleSequence::Create(*evaluator.model_, *evaluator.backend_, std::move(layout),
-                               *evaluator.table_, compression, evaluator.max_tokens_, pass_pages));
-    const KvStorage& kv = made.sequence_->kv();
-    const PageTable& pages = made.sequence_->pages();
+                               *evaluator.table_, evaluator.max_tokens_, pass_pages));
+    KvStorage& kv = made.sequence_->kv();
     if (own_pass) {
       made.reconstruction_pass_.emplace(*evaluator.model_, *evaluator.backend_, kv,
                                         evaluator.plan_->repeat_prompt, compression.chunk,
-                                        kv.num_pages() - pass_pages, pages.max_pages_per_row());
+                                        kv.num_pages() - pass_pages);
     }
     if (compression.enabled()) {
       TANGRAM_ASSIGN_OR_RETURN(
           made.compressor_,
-          Compressor::Create(*evaluator.backend_, kv, compression, evaluator.plan_->gate,
+          Compressor::Create(*evaluator.backend_, kv.layout().heads, model.head_dim, compression,
+                             evaluator.plan_->gate,
                              {.max_tokens = compression.chunk,
                               .max_seqs = 1,
-                              .num_q_heads = model.num_attention_heads}));
+                              .num_q_heads = model.num_attention_heads,
+                              .rope = evaluator.model_->rope()}));
+      made.compressor_->Attach(kv);
     }
     return made;
   }
@@ -104,9 +106,10 @@ class Evaluator::Reader {
       const TensorView logits =
           sequence_->Append(part, compressor_ ? &*compressor_ : nullptr, rows_);
       history_.insert(history_.end(), part.begin(), part.end());
-      each(part, logits.as<float>());
-      last_.assign(logits.as<float>() + (rows_.size() - 1) * vocab_,
-                   logits.as<float>() + rows_.size() * vocab_);
+      logits_.resize(rows_.size() * vocab_);
+      evaluator_->backend_->Read(logits_.data(), logits.data, logits.bytes());
+      each(part, logits_.data());
+      last_.assign(logits_.end() - static_cast<ptrdiff_t>(vocab_), logits_.end());
       tokens = tokens.subspan(part.size());
     }
   }
@@ -114,9 +117,10 @@ class Evaluator::Reader {
   // Scores the chunk that ends here by having it repeated.
   void Repeat() {
     const auto chunk = static_cast<size_t>(evaluator_->setting_.compression.chunk);
-    reconstruction_pass_->Run(sequence_->pages(), 0, sequence_->table(), sequence_->size(),
-                              std::span(history_).last(chunk),
-                              [this](int layer) { return compressor_->ChunkScores(layer, 0); });
+    reconstruction_pass_->Run(
+        {.boundary = sequence_->size(),
+         .tokens = {history_.end() - static_cast<ptrdiff_t>(chunk), history_.end()}},
+        [this](int layer) { return compressor_->ChunkScores(layer, 0); });
   }
 
   void Read(std::span<const TokenId> tokens) {
@@ -169,6 +173,7 @@ class Evaluator::Reader {
   std::optional<ReconstructionPass> reconstruction_pass_;
   std::vector<TokenId> history_;  // all tokens so far
   std::vector<int32_t> rows_;
+  std::vector<float> logits_;  // [rows, V] of the last step
   std::vector<float> last_;  // [V], of the last token; empty before the first
   EvalOutcome outcome_;
 };
@@ -222,7 +227,7 @@ EvalMemory Evaluator::Memory(int num_tokens) const {
   const int boundary = num_tokens / chunk * chunk;
   if (table_->full() || boundary == 0) return {};
   EvalMemory memory;
-  const double rows = table_->num_rows();
+  const double rows = table_->num_groups();
   memory.at_boundary = static_cast<double>(table_->RetainedSum(boundary)) / rows / boundary;
   memory.mean = 0;
   for (int n = boundary - chunk + 1; n <= boundary; ++n) {

@@ -93,7 +93,7 @@ void BuildTables(const HeadDemand& demand, const CompressionOptions& config, int
   for (int percent = least; percent < RetentionTable::kFullPercent; ++percent) {
     CompressionConfig c = config.compression;
     c.ratio = std::max(static_cast<float>(percent) / 100.0f, demand.ratios.front());
-    plan.tables.push_back(BuildRetentionTable(c, RowDemand(demand, plan.heads, c.ratio, c.level),
+    plan.tables.push_back(BuildRetentionTable(c, GroupDemand(demand, plan.heads, c.ratio, c.level),
                                               config.page_size, max_model_len));
   }
 }
@@ -126,7 +126,7 @@ Result<CompressionPlan> PlanCompression(const CompressionOptions& config, const 
         const int size,
         ChooseGroupSize(layers, kv_heads, BudgetLevel::kUniform, config.page_group_size));
     CompressionPlan plan{HeadGroupMap::Natural(layers, kv_heads, size), {}, {}, {}, {}};
-    plan.tables.push_back(RetentionTable::Full(plan.heads.num_rows(), c.chunk));
+    plan.tables.push_back(RetentionTable::Full(plan.heads.num_groups(), c.chunk));
     return plan;
   }
   TANGRAM_RETURN_IF_ERROR(CheckCompression(c, config.page_size));
@@ -137,7 +137,7 @@ Result<CompressionPlan> PlanCompression(const CompressionOptions& config, const 
   TANGRAM_ASSIGN_OR_RETURN(const HeadDemand demand, DemandOf(found, c));
   TANGRAM_ASSIGN_OR_RETURN(HeadGroupMap heads, MapHeads(config.head_group_map, c, demand, size));
   CompressionPlan plan{std::move(heads), {}, {}, {}, {}, found.path + ", " + found.origin};
-  plan.tables.push_back(RetentionTable::Full(plan.heads.num_rows(), c.chunk));
+  plan.tables.push_back(RetentionTable::Full(plan.heads.num_groups(), c.chunk));
   BuildTables(demand, config, max_model_len, plan);
   if (c.scorer == Scorer::kGate) {
     TANGRAM_RETURN_IF_ERROR(UploadGate(found.profile, backend, plan));

@@ -6,10 +6,9 @@
 #include "base/token_id.h"
 #include "kvcache/kv_storage.h"
 #include "kvcache/layer_hook.h"
+#include "kvcache/step_builder.h"
 #include "model/model.h"
 #include "ops/backend.h"
-#include "paging/page_table.h"
-#include "paging/retention_table.h"
 
 namespace tangram {
 
@@ -22,14 +21,18 @@ class LabelHook final : public LayerHook {
  public:
   LabelHook(ops::Backend& backend, int count, LayerScores out)
       : backend_(backend), count_(count), out_(std::move(out)) {}
-  void OnInput(int, const TensorView&) override {}
-  void BeforeAppend(int, const ops::AppendParams&, std::span<const ops::BoundarySpan>) override {}
-  void AfterAppend(int layer, const ops::AppendParams& appended) override;
+  void AfterAppend(const ops::AppendParams& appended) override;
 
  private:
   ops::Backend& backend_;
   int count_;
   LayerScores out_;
+};
+
+// A sequence at a boundary where it has not been compressed.
+struct ChunkToScore {
+  int slot = 0, retention = 0, boundary = 0;
+  std::vector<TokenId> tokens;  // the chunk that ends there
 };
 
 // The pass of its own of the reconstruction scorer: the model is asked to repeat a chunk, behind
@@ -43,27 +46,23 @@ class ReconstructionPass {
 
   // `prompt` asks for the repetition. Pages from `first_page` on are the pass's. A step of chunk +
   // kMaxPrompt tokens fits the model.
-  ReconstructionPass(Model& model, ops::Backend& backend, const KvStorage& kv,
-                     std::vector<TokenId> prompt, int chunk, int64_t first_page,
-                     int max_pages_per_row);
+  ReconstructionPass(Model& model, ops::Backend& backend, KvStorage& kv, std::vector<TokenId> prompt,
+                     int chunk, int64_t first_page);
 
-  // Scores the chunk that ends at `boundary`, whose tokens are `chunk`, of the sequence in `slot`,
-  // which has not been compressed there.
-  void Run(const PageTable& pages, int slot, const RetentionTable& table, int boundary,
-           std::span<const TokenId> chunk, LayerScores out);
+  // Scores the chunk. The slot's entries of the page table behind the sequence's own are overwritten.
+  void Run(const ChunkToScore& chunk, LayerScores out);
 
  private:
-  void FillPages(const PageTable& pages, int slot, const RetentionTable& table, int boundary);
+  void WritePages(const ChunkToScore& chunk, ops::StepInput& input) const;
 
   Model& model_;
   ops::Backend& backend_;
-  const KvStorage& kv_;
+  KvStorage& kv_;
   std::vector<TokenId> prompt_;
   int64_t first_page_;
-  int pages_per_row_;  // of the pass's own
-  PageTable pages_;    // one slot: the sequence's pages, then the pass's
+  int pages_per_group_;  // of the pass's own
   std::vector<TokenId> tokens_;
-  std::vector<int32_t> positions_, history_;
+  StepBuilder builder_;
 };
 
 }  // namespace tangram

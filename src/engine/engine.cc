@@ -15,8 +15,9 @@ SchedulerConfig MakeSchedulerConfig(const EngineConfig& config, const ModelRunne
   made.max_num_batched_tokens = config.max_num_batched_tokens;
   made.max_model_len = runner.max_model_len();
   made.page_size = config.page_size;
-  made.num_rows = runner.kv().layout().heads.num_rows();
+  made.num_groups = runner.kv().layout().heads.num_groups();
   made.num_pages = runner.num_pages();
+  made.max_pages = runner.kv().view().max_pages;
   made.enable_prefix_caching = config.enable_prefix_caching;
   made.priority_policy = config.priority_policy;
   made.window = config.compression.window;
@@ -62,9 +63,9 @@ EngineInfo MakeInfo(const EngineConfig& config, const ModelRunner& runner,
   info.head_dim = model.head_dim;
   info.page_size = config.page_size;
   info.page_group_size = layout.heads.group_size();
-  info.num_rows = layout.heads.num_rows();
+  info.num_groups = layout.heads.num_groups();
   info.num_pages = runner.num_pages();
-  info.capacity_tokens = info.num_pages / info.num_rows * info.page_size;
+  info.capacity_tokens = info.num_pages / info.num_groups * info.page_size;
   info.kv_cache_dtype = DTypeName(layout.dtype);
   info.compression = config.compression;
   info.scorer = ScorerName(config.compression.scorer);
@@ -135,7 +136,8 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, Loade
                                                const FoundProfile* profile) {
   TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
   TANGRAM_ASSIGN_OR_RETURN(auto runner, ModelRunner::Create(config, std::move(model), profile));
-  Scheduler scheduler(MakeSchedulerConfig(config, *runner), runner->tables());
+  auto scheduler =
+      std::make_unique<Scheduler>(MakeSchedulerConfig(config, *runner), runner->tables());
   TANGRAM_ASSIGN_OR_RETURN(const GenerationDefaults generation,
                            Generation(config, runner->model_config()));
   EngineInfo info = MakeInfo(config, *runner, generation);

@@ -1,9 +1,6 @@
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +8,7 @@
 #include "base/result.h"
 #include "compression/find_profile.h"
 #include "compression/options.h"
+#include "engine/engine_stats.h"
 #include "engine/token_event.h"
 #include "model/model.h"
 #include "sched/request.h"
@@ -21,12 +19,12 @@ namespace tangram {
 struct EngineConfig : CompressionOptions {
   bool dummy_weights = false;
   uint64_t seed = 0;
-  std::string kv_cache_dtype = "auto";  // auto (16 bits), f16, bf16, f32
+  std::string kv_cache_dtype = "auto";  // auto (the backend's), f16, bf16, f32
   int max_model_len = 0;                // 0: the model's
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
-  double memory_utilization = 0.5;
+  double memory_utilization = 0;      // 0: the backend's own
   int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
   bool enable_prefix_caching = true;
   bool priority_policy = false;
@@ -38,55 +36,15 @@ struct EngineConfig : CompressionOptions {
   std::string generation_config = "auto", override_generation_config;
 };
 
-// counts[i] values were at most kBounds[i] and more than the bound before, the last ones more than
-// all bounds.
-template <class Bounds>
-struct StepHistogram {
-  using Value = typename decltype(Bounds::kBounds)::value_type;
-  std::array<uint64_t, Bounds::kBounds.size() + 1> counts{};
-  Value sum = 0;
-
-  void Add(Value value) {
-    const auto bound = std::ranges::lower_bound(Bounds::kBounds, value);
-    ++counts[static_cast<size_t>(bound - Bounds::kBounds.begin())];
-    sum += value;
-  }
-};
-struct SecondsBounds {
-  static constexpr std::array<double, 10> kBounds = {1e-5, 1e-4, 1e-3, 3e-3, 0.01,
-                                                     0.03, 0.1,  0.3,  1,    3};
-};
-struct StepTokensBounds {  // vLLM's
-  static constexpr std::array<int64_t, 13> kBounds = {1,   8,    16,   32,   64,   128,  256,
-                                                      512, 1024, 2048, 4096, 8192, 16384};
-};
-
-// A snapshot for metrics and logs; totals since the start.
-struct EngineStats {
-  int num_running = 0, num_waiting = 0;
-  int64_t pages_total = 0, pages_held = 0, pages_cached = 0, pages_reserved = 0;
-  int64_t logical_tokens = 0, resident_tokens = 0, longest_tokens = 0;
-  uint64_t compression_runs = 0, pages_reclaimed = 0;
-  uint64_t blocked_by_pages = 0, blocked_by_slots = 0, blocked_by_tokens = 0;
-  StepHistogram<SecondsBounds> compression_seconds;  // of a step; none without compression
-  uint64_t prompt_tokens = 0, generation_tokens = 0;
-  uint64_t num_preemptions = 0, prefix_cache_queries = 0, prefix_cache_hits = 0;
-  int64_t sessions = 0;  // conversations that the prefix cache keeps
-  uint64_t sessions_evicted = 0, sessions_cleared = 0;
-  uint64_t num_steps = 0;
-  StepHistogram<StepTokensBounds> step_tokens;
-  double schedule_seconds = 0, forward_seconds = 0, sample_seconds = 0;
-};
-
 // What the engine serves, after loading.
 struct EngineInfo {
   int vocab_size = 0;
   int max_model_len = 0;
   std::vector<TokenId> eos_token_ids;
   int num_layers = 0, num_kv_heads = 0, head_dim = 0;
-  int page_size = 0, page_group_size = 0, num_rows = 0;
+  int page_size = 0, page_group_size = 0, num_groups = 0;
   int64_t num_pages = 0;
-  int64_t capacity_tokens = 0;  // num_pages * page_size / num_rows
+  int64_t capacity_tokens = 0;  // num_pages * page_size / num_groups
   std::string kv_cache_dtype;
   CompressionConfig compression;  // as resolved
   std::string scorer, level;      // their names

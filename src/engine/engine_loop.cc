@@ -17,7 +17,7 @@ double SecondsBetween(std::chrono::steady_clock::time_point from,
 }  // namespace
 
 EngineLoop::EngineLoop(EngineConfig config, EngineInfo info, std::unique_ptr<ModelRunner> runner,
-                       Scheduler scheduler)
+                       std::unique_ptr<Scheduler> scheduler)
     : config_(std::move(config)),
       info_(std::move(info)),
       runner_(std::move(runner)),
@@ -72,7 +72,7 @@ EngineStats EngineLoop::Stats() const {
 }
 
 Status EngineLoop::CheckRequest(const Request& request) const {
-  if (!scheduler_.HasTable(request.compression_percent())) {
+  if (!runner_->HasRatio(request.compression_percent())) {
     return MakeError(
         ErrorKind::kInvalidArgument,
         fmt::format("compression_ratio {:.2f} is not served: {}", request.compression_ratio,
@@ -104,7 +104,7 @@ Status EngineLoop::CheckRequest(const Request& request) const {
   return {};
 }
 
-// The loop: take what came, schedule, run, sample, tell. It reads as the path of a token.
+// The loop: take what came, and run a step.
 void EngineLoop::Run() {
   try {
     while (WaitForWork()) {
@@ -123,7 +123,7 @@ void EngineLoop::Run() {
 bool EngineLoop::WaitForWork() {
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [this] {
-    return stopping_ || clear_cache_ || !inbox_.empty() || !aborts_.empty() || scheduler_.HasWork();
+    return stopping_ || clear_cache_ || !inbox_.empty() || !aborts_.empty() || scheduler_->HasWork();
   });
   return !stopping_;
 }
@@ -139,8 +139,8 @@ void EngineLoop::TakeInbox() {
     std::swap(clear, clear_cache_);
   }
   for (Submission& s : submissions) Admit(std::move(s));
-  std::erase_if(aborts, [this](RequestId id) { return !scheduler_.Abort(id); });
-  if (clear) scheduler_.ClearPrefixCache();
+  std::erase_if(aborts, [this](RequestId id) { return !scheduler_->Abort(id); });
+  if (clear) scheduler_->ClearPrefixCache();
   // Before the listeners are told, so that whoever hears of an end finds its pages free.
   PublishStats();
   for (RequestId id : aborts) End(id, FinishReason::kAbort);
@@ -154,118 +154,120 @@ void EngineLoop::Admit(Submission s) {
   }
   // Without a seed of its own a request gets one that no other has.
   const uint64_t seed = r.sampling.seed.value_or(config_.seed ^ (r.id * 0x9e3779b97f4a7c15ULL));
-  LiveRequest live{r.sampling,
-                   r.stop,
-                   std::move(s.listener),
-                   TokenCounts(r.sampling, r.prompt),
-                   seed,
-                   static_cast<int>(r.prompt.size()),
-                   s.submitted};
-  live_.emplace(r.id, std::move(live));
+  live_.emplace(r.id, LiveRequest(r, std::move(s.listener), seed, s.submitted));
   totals_.prompt_tokens += r.prompt.size();
-  scheduler_.Add(std::move(r));
+  scheduler_->Add(std::move(r));
 }
 
+// One step is queued, and the tokens of the one before are taken, or its own where the backend does
+// not queue. The sampling of a step is queued once all earlier tokens are known: what penalties and
+// bans look at.
 void EngineLoop::Step() {
+  std::optional<StepInFlight> launched = Launch();
+  if (in_flight_) Resolve(*std::exchange(in_flight_, std::nullopt));
+  if (launched) {
+    QueueSampling(*launched);
+    if (runner_->backend().steps_in_flight() > 1) {
+      in_flight_ = std::move(launched);
+    } else {
+      Resolve(*launched);
+    }
+  }
+  PublishStats();
+  EmitAll();
+}
+
+// Nothing if no sequence can run: all wait for pages, or for the tokens of the step in flight.
+std::optional<EngineLoop::StepInFlight> EngineLoop::Launch() {
   const auto begin = Clock::now();
-  const SchedulerOutput& output = scheduler_.Schedule();
-  if (output.empty()) return PublishStats();
+  const SchedulerOutput& output = scheduler_->Schedule();
+  if (output.empty()) return std::nullopt;
+  StepInFlight step;
   for (const ScheduledSequence& s : output.sequences) {
-    LiveRequest& live = live_.at(s.id);
-    if (!std::exchange(live.started, true)) live.first_scheduled = begin;
+    live_.at(s.id).Started(begin);
+    if (s.needs_sampling) {
+      step.draws.push_back({s.id, s.slot, s.retention, s.num_computed + s.num_tokens});
+    }
   }
   const auto scheduled = Clock::now();
-  const TensorView logits = runner_->Run(output, scheduler_);
+  step.logits = runner_->Run(output);
   const auto ran = Clock::now();
-  // Before the listeners are told: who hears of an end finds its step counted.
   if (info_.compression.enabled()) {
     totals_.compression_seconds.Add(runner_->TakeCompressionSeconds());
   }
-  totals_.schedule_seconds += SecondsBetween(begin, scheduled);
-  totals_.forward_seconds += SecondsBetween(scheduled, ran);
+  totals_.step_tokens.Add(output.num_tokens());
   ++totals_.num_steps;
-  totals_.step_tokens.Add(output.num_tokens);
-  SampleAndTell(output, logits);
-  totals_.sample_seconds += SecondsBetween(ran, Clock::now());
+  scheduler_->Advance();
+  totals_.forward_seconds += SecondsBetween(scheduled, ran);
+  totals_.schedule_seconds += SecondsBetween(begin, scheduled) + SecondsBetween(ran, Clock::now());
+  return step;
 }
 
-void EngineLoop::SampleAndTell(const SchedulerOutput& output, const TensorView& logits) {
-  events_.clear();
-  tokens_.clear();
-  failed_.clear();
-  size_t row = 0;
-  for (const ScheduledSequence& s : output.sequences) {
-    if (!s.samples) continue;
-    events_.push_back(SampleOne(s, logits, row++));
-    tokens_.push_back(events_.back().token);
+void EngineLoop::QueueSampling(StepInFlight& step) {
+  const auto begin = Clock::now();
+  sampling_.Clear();
+  int logit_row = 0;
+  for (StepInFlight::Draw& draw : step.draws) {
+    if (const auto it = live_.find(draw.id); it != live_.end()) {
+      draw.row = static_cast<int>(sampling_.rows.size());
+      it->second.AddSamplingRow(logit_row, draw.slot, draw.position, info_.vocab_size, sampling_);
+    }
+    ++logit_row;
   }
-  const std::vector<StepResult>& results = scheduler_.Complete(tokens_);
-  totals_.generation_tokens += results.size();
-  PublishStats();
-  for (size_t i = 0; i < results.size(); ++i) {
-    TokenEvent& event = events_[i];
-    event.finished = results[i].finished;
-    event.reason = results[i].reason;
-    event.stop_token = results[i].stop_token;
-    Tell(results[i].id, event);
-  }
-  for (RequestId id : failed_) {
-    LogError("request {}: the model gave no finite logit; the request is ended", id);
-    scheduler_.Abort(id);  // false if this token was its last anyway
-    End(id, FinishReason::kError);
-  }
+  step.ticket = runner_->backend().Sample(step.logits, sampling_);
+  totals_.sample_seconds += SecondsBetween(begin, Clock::now());
 }
 
-TokenEvent EngineLoop::SampleOne(const ScheduledSequence& s, const TensorView& logits, size_t row) {
-  LiveRequest& live = live_.at(s.id);
-  const auto vocab = static_cast<size_t>(info_.vocab_size);
-  const int position = s.num_computed + s.num_tokens;
-  FindBanned(live, scheduler_.Tokens(s.id).subspan(static_cast<size_t>(live.prompt_size)));
-  SampledToken sampled = sampler_.Sample({{logits.as<float>() + row * vocab, vocab},
-                                          live.sampling,
-                                          live.counts,
-                                          banned_,
-                                          live.seed,
-                                          position});
+void EngineLoop::Resolve(const StepInFlight& step) {
+  const auto begin = Clock::now();
+  const ops::SamplingOutput& drawn = runner_->backend().Wait(step.ticket);
+  const auto waited = Clock::now();
+  drawn_.clear();
+  for (const StepInFlight::Draw& draw : step.draws) {
+    drawn_.push_back(draw.row < 0 ? -1 : drawn.tokens[static_cast<size_t>(draw.row)]);
+  }
+  for (const StepResult& result : scheduler_->Resolve(drawn_)) {
+    const StepInFlight::Draw& draw = step.draws[static_cast<size_t>(result.row)];
+    TokenEvent event;
+    if (result.token < 0) {
+      LogError("request {}: the model gave no finite logit; the request is ended", result.id);
+      event.finished = true;
+      event.reason = FinishReason::kError;
+    } else {
+      event = EventOf(draw, result, drawn);
+      live_.at(result.id).Take(event);
+      ++totals_.generation_tokens;
+    }
+    events_.emplace_back(result.id, std::move(event));
+    // What is ended draws no more, though its last step may be in flight still.
+  }
+  totals_.wait_seconds += SecondsBetween(begin, waited);
+  totals_.sample_seconds += SecondsBetween(waited, Clock::now());
+}
+
+TokenEvent EngineLoop::EventOf(const StepInFlight::Draw& draw, const StepResult& result,
+                               const ops::SamplingOutput& drawn) const {
+  const auto row = static_cast<size_t>(draw.row);
   TokenEvent event;
-  event.logical_tokens = position;
-  event.resident_tokens = scheduler_.table(s.table).MeanLength(position);
-  if (sampled.token < 0) {
-    failed_.push_back(s.id);
-    sampled.token = 0;
-  }
-  live.counts.Add(sampled.token);
-  event.token = sampled.token;
-  event.logprob = sampled.logprob;
-  event.top_logprobs = std::move(sampled.top_logprobs);
-  if (!std::exchange(live.has_token, true)) {
-    event.num_cached_tokens = scheduler_.NumCachedTokens(s.id);
-    event.queue_seconds = SecondsBetween(live.submitted, live.first_scheduled);
-    event.prefill_seconds = SecondsBetween(live.first_scheduled, Clock::now());
-  }
+  event.token = result.token;
+  event.logprob = drawn.logprobs[row];
+  event.top_logprobs = drawn.top[row];
+  event.finished = result.finished;
+  event.reason = result.reason;
+  event.stop_token = result.stop_token;
+  event.num_cached_tokens = result.num_cached_tokens;
+  event.logical_tokens = draw.position;
+  event.resident_tokens =
+      runner_->tables()[static_cast<size_t>(draw.retention)].MeanLength(draw.position);
   return event;
 }
 
-// What must not be generated next: stop ids before min_tokens, and the ends of bad words.
-void EngineLoop::FindBanned(const LiveRequest& live, std::span<const TokenId> generated) {
-  banned_.clear();
-  if (static_cast<int>(generated.size()) < live.stop.min_tokens) {
-    banned_ = live.stop.stop_token_ids;
+void EngineLoop::EmitAll() {
+  for (const auto& [id, event] : events_) {
+    live_.at(id).Tell(event);
+    if (event.finished) Erase(id);
   }
-  for (const std::vector<TokenId>& word : live.sampling.bad_words) {
-    const size_t head = word.size() - 1;
-    if (generated.size() >= head &&
-        std::ranges::equal(std::span(word).first(head), generated.last(head))) {
-      banned_.push_back(word.back());
-    }
-  }
-}
-
-void EngineLoop::Tell(RequestId id, const TokenEvent& event) {
-  if (std::ranges::find(failed_, id) != failed_.end()) return;
-  const auto it = live_.find(id);
-  it->second.listener(event);
-  if (event.finished) Forget(id);
+  events_.clear();
 }
 
 void EngineLoop::End(RequestId id, FinishReason reason) {
@@ -274,11 +276,11 @@ void EngineLoop::End(RequestId id, FinishReason reason) {
   TokenEvent event;
   event.finished = true;
   event.reason = reason;
-  it->second.listener(event);
-  Forget(id);
+  it->second.Tell(event);
+  Erase(id);
 }
 
-void EngineLoop::Forget(RequestId id) {
+void EngineLoop::Erase(RequestId id) {
   live_.erase(id);
   std::lock_guard lock(mutex_);
   --num_live_;
@@ -288,9 +290,7 @@ void EngineLoop::EndAll(FinishReason reason) {
   {
     std::lock_guard lock(mutex_);
     for (Submission& s : inbox_) {
-      live_.emplace(s.request.id,
-                    LiveRequest{s.request.sampling, s.request.stop, std::move(s.listener),
-                                TokenCounts(s.request.sampling, {}), 0, 0, s.submitted});
+      live_.emplace(s.request.id, LiveRequest(s.request, std::move(s.listener), 0, s.submitted));
     }
     inbox_.clear();
   }
@@ -299,28 +299,8 @@ void EngineLoop::EndAll(FinishReason reason) {
 }
 
 void EngineLoop::PublishStats() {
-  const SchedulerStats s = scheduler_.Stats();
   EngineStats stats = totals_;
-  stats.num_running = s.num_running;
-  stats.num_waiting = s.num_waiting;
-  stats.pages_total = s.pages_total;
-  stats.pages_held = s.pages_held;
-  stats.pages_cached = s.pages_cached;
-  stats.pages_reserved = s.pages_reserved;
-  stats.logical_tokens = s.logical_tokens;
-  stats.resident_tokens = s.resident_tokens;
-  stats.longest_tokens = s.longest_tokens;
-  stats.compression_runs = s.compression_runs;
-  stats.pages_reclaimed = s.pages_reclaimed;
-  stats.blocked_by_pages = s.blocked.pages;
-  stats.blocked_by_slots = s.blocked.slots;
-  stats.blocked_by_tokens = s.blocked.tokens;
-  stats.num_preemptions = s.num_preemptions;
-  stats.prefix_cache_queries = s.prefix_cache_queries;
-  stats.prefix_cache_hits = s.prefix_cache_hits;
-  stats.sessions = s.cached_ends;
-  stats.sessions_evicted = s.cached_ends_evicted;
-  stats.sessions_cleared = s.cached_ends_cleared;
+  stats.Take(scheduler_->Stats());
   std::lock_guard lock(mutex_);
   stats_ = stats;
 }

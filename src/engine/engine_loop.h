@@ -1,27 +1,30 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/live_request.h"
 #include "engine/model_runner.h"
-#include "engine/sampler.h"
 #include "sched/scheduler.h"
 
 namespace tangram {
 
 // The engine's one thread and what it owns. Others leave requests and aborts in the inbox; the
-// loop takes them between steps, so that the scheduler, the model and the sampler need no locks.
+// loop takes them between steps, so that the scheduler, the model and the backend need no locks.
+//
+// Where the backend queues steps, the next one is scheduled and queued before the tokens of the last
+// are waited for, so that the device never waits for the host (docs/design/step.md).
 class EngineLoop final : public Engine {
  public:
   EngineLoop(EngineConfig config, EngineInfo info, std::unique_ptr<ModelRunner> runner,
-             Scheduler scheduler);
+             std::unique_ptr<Scheduler> scheduler);
   // Ends every request with kAbort.
   ~EngineLoop() override;
 
@@ -33,7 +36,7 @@ class EngineLoop final : public Engine {
   EngineStats Stats() const override;
 
  private:
-  using Clock = std::chrono::steady_clock;
+  using Clock = LiveRequest::Clock;
 
   struct Submission {
     Request request;
@@ -41,18 +44,16 @@ class EngineLoop final : public Engine {
     Clock::time_point submitted;
   };
 
-  // What the loop itself remembers of a request between steps; the tokens are the scheduler's.
-  struct LiveRequest {
-    SamplingParams sampling;
-    StopParams stop;
-    TokenListener listener;
-    TokenCounts counts;
-    uint64_t seed;
-    int prompt_size;
-    Clock::time_point submitted;
-    Clock::time_point first_scheduled{};
-    bool started = false;    // was in a step
-    bool has_token = false;  // its first token was told
+  // A step whose tokens are not known yet.
+  struct StepInFlight {
+    struct Draw {
+      RequestId id;
+      int slot, retention, position;  // of the token that is drawn
+      int row = -1;                   // of the sampling; -1: its request has ended since
+    };
+    std::vector<Draw> draws;  // of the sequences with needs_sampling
+    TensorView logits;
+    ops::Ticket ticket = 0;
   };
 
   Status CheckRequest(const Request& request) const;
@@ -62,13 +63,15 @@ class EngineLoop final : public Engine {
   void TakeInbox();
   void Admit(Submission submission);
   void Step();
-  void SampleAndTell(const SchedulerOutput& output, const TensorView& logits);
-  TokenEvent SampleOne(const ScheduledSequence& sequence, const TensorView& logits, size_t row);
-  void FindBanned(const LiveRequest& live, std::span<const TokenId> generated);
-  void Tell(RequestId id, const TokenEvent& event);
+  std::optional<StepInFlight> Launch();
+  void QueueSampling(StepInFlight& step);
+  void Resolve(const StepInFlight& step);
+  TokenEvent EventOf(const StepInFlight::Draw& draw, const StepResult& result,
+                     const ops::SamplingOutput& drawn) const;
+  void EmitAll();
   void End(RequestId id, FinishReason reason);
   void EndAll(FinishReason reason);
-  void Forget(RequestId id);
+  void Erase(RequestId id);
   void PublishStats();
 
   const EngineConfig config_;
@@ -76,13 +79,12 @@ class EngineLoop final : public Engine {
 
   // The loop's thread alone.
   const std::unique_ptr<ModelRunner> runner_;
-  Scheduler scheduler_;
-  Sampler sampler_;
+  const std::unique_ptr<Scheduler> scheduler_;
   std::unordered_map<RequestId, LiveRequest> live_;
-  std::vector<TokenEvent> events_;  // of this step, one for each sampled token
-  std::vector<TokenId> tokens_;
-  std::vector<TokenId> banned_;    // from the token that is sampled now
-  std::vector<RequestId> failed_;  // whose logits were not finite
+  std::optional<StepInFlight> in_flight_;
+  ops::SamplingInput sampling_;
+  std::vector<TokenId> drawn_;
+  std::vector<std::pair<RequestId, TokenEvent>> events_;  // to be told
   EngineStats totals_;
 
   // Shared, under mutex_.

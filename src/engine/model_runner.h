@@ -5,13 +5,14 @@
 
 #include "compression/plan.h"
 #include "compression/reconstruction_pass.h"
-#include "engine/batch_builder.h"
 #include "engine/engine.h"
 #include "engine/timed_hook.h"
 #include "kvcache/compressor.h"
 #include "kvcache/kv_storage.h"
+#include "kvcache/step_builder.h"
 #include "model/model.h"
 #include "ops/backend.h"
+#include "sched/scheduler_output.h"
 
 namespace tangram {
 
@@ -22,25 +23,28 @@ class ModelRunner {
   static Result<std::unique_ptr<ModelRunner>> Create(const EngineConfig& config, LoadedModel loaded,
                                                      const FoundProfile* profile);
 
-  // Runs the step. Logits [rows, V] f32 of its `logit_rows`, overwritten by the next call.
-  TensorView Run(const SchedulerOutput& output, const Scheduler& scheduler);
+  // Queues the step. Logits [rows, V] f32 of the sequences that need sampling, in the backend's
+  // memory, overwritten by the next call.
+  TensorView Run(const SchedulerOutput& output);
 
-  // Seconds of the last Run that went into scoring and compressing.
+  // Seconds of the last Run that went into scoring and compressing; 0 where the backend only queues.
   double TakeCompressionSeconds() { return timed_ ? timed_->TakeSeconds() : 0; }
 
+  ops::Backend& backend() { return *backend_; }
   const ModelConfig& model_config() const { return model_->config(); }
   const KvStorage& kv() const { return *kv_; }
   // Of the pool, for sequences.
   int64_t num_pages() const { return num_pages_; }
   int max_model_len() const { return max_model_len_; }
   const std::vector<RetentionTable>& tables() const { return plan_->tables; }
+  bool HasRatio(int percent) const;
   const std::string& profile() const { return plan_->profile; }
 
  private:
   ModelRunner() = default;
   Status AllocateCache(const EngineConfig& config);
-  void CopyPages(const SchedulerOutput& output);
-  void RunReconstructionPasses(const SchedulerOutput& output, const Scheduler& scheduler);
+  void RunReconstructionPasses(const SchedulerOutput& output);
+  const ops::StepInput& Build(const SchedulerOutput& output);
 
   std::unique_ptr<ops::Backend> backend_;
   std::unique_ptr<Model> model_;
@@ -49,10 +53,9 @@ class ModelRunner {
   int max_model_len_ = 0;
   std::optional<CompressionPlan> plan_;
   std::optional<Compressor> compressor_;
-  std::optional<TimedHook> timed_;  // the compressor
+  std::optional<TimedHook> timed_;  // the compressor, where calls compute
   std::optional<ReconstructionPass> reconstruction_pass_;
-  std::optional<StepBatch> batch_;
-  std::vector<int32_t> copy_from_, copy_to_;
+  StepBuilder builder_;
 };
 
 }  // namespace tangram

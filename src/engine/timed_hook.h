@@ -13,15 +13,17 @@ class TimedHook final : public LayerHook {
  public:
   explicit TimedHook(LayerHook& hook) : hook_(&hook) {}
 
+  void BeforeStep(const ops::Step& step) override {
+    Timed([&] { hook_->BeforeStep(step); });
+  }
   void OnInput(int layer, const TensorView& input) override {
     Timed([&] { hook_->OnInput(layer, input); });
   }
-  void BeforeAppend(int layer, const ops::AppendParams& next,
-                    std::span<const ops::BoundarySpan> boundaries) override {
-    Timed([&] { hook_->BeforeAppend(layer, next, boundaries); });
+  void BeforeAppend(ops::AppendParams& next) override {
+    Timed([&] { hook_->BeforeAppend(next); });
   }
-  void AfterAppend(int layer, const ops::AppendParams& appended) override {
-    Timed([&] { hook_->AfterAppend(layer, appended); });
+  void AfterAppend(const ops::AppendParams& appended) override {
+    Timed([&] { hook_->AfterAppend(appended); });
   }
 
   // Runs `work` on the clock, too.

@@ -3,15 +3,12 @@
 #include <functional>
 #include <vector>
 
+#include "ops/sampling.h"
 #include "sched/request.h"
 
 namespace tangram {
 
-struct TokenLogprob {
-  TokenId token;
-  float logprob;
-  int rank;  // 1: the most probable
-};
+using ops::TokenLogprob;
 
 // One token of a request, or its end, told to the request's listener. A request gets one event for
 // each token and exactly one with `finished`; kAbort and kError come without a token.
@@ -24,7 +21,7 @@ struct TokenEvent {
   TokenId stop_token = -1;     // the stop id or EOS that ended it
   int num_cached_tokens = 0;   // of the prompt, from the prefix cache
   int logical_tokens = 0;      // processed so far
-  double resident_tokens = 0;  // of those, kept: mean over rows
+  double resident_tokens = 0;  // of those, kept: mean over head groups
   double queue_seconds = 0;    // submitted to first scheduled; set with the first token
   double prefill_seconds = 0;  // first scheduled to first token; set with the first token
 };

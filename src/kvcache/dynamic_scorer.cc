@@ -40,47 +40,50 @@ std::optional<ops::ScoreMethod> ScoreMethodOf(Scorer scorer) {
   }
 }
 
-DynamicScorer::DynamicScorer(ops::Backend& backend, const CompressionConfig& config,
-                             int num_q_heads)
-    : backend_(&backend),
-      method_(ScoreMethodOf(config.scorer).value()),
-      window_(config.window),
-      queries_(QueryScoringOf(config, num_q_heads)) {}
-
-int64_t DynamicScorer::StateFloats(int num_kv_heads, int head_dim) const {
-  return num_kv_heads * ops::QueryStateFloats(method_, queries_, num_kv_heads, window_, head_dim);
+Result<DynamicScorer> DynamicScorer::Create(ops::Backend& backend, const CompressionConfig& config,
+                                            const ops::RopeView& rope, int num_q_heads,
+                                            const ops::QueryStateShape& shape) {
+  DynamicScorer made;
+  made.backend_ = &backend;
+  made.method_ = ScoreMethodOf(config.scorer).value();
+  made.window_ = config.window;
+  made.sinks_ = config.sinks;
+  made.queries_ = QueryScoringOf(config, num_q_heads);
+  made.rope_ = rope;
+  made.shape_ = shape;
+  const size_t bytes = backend.QueryStateBytes(made.method_, made.queries_, made.window_, shape);
+  if (bytes == 0) return made;
+  made.state_ = backend.Allocate(bytes);
+  if (made.state_.data() != nullptr) return made;
+  return MakeError(ErrorKind::kOutOfMemory,
+                   fmt::format("what the scorer remembers of {} sequences, {:.2f} GiB, does not fit "
+                               "in memory; choose a smaller --max-num-seqs",
+                               shape.num_slots, static_cast<double>(bytes) / (1 << 30)),
+                   "max_num_seqs");
 }
 
-void DynamicScorer::Observe(const ops::AppendParams& appended,
-                            std::span<const ops::SequenceSpan> sequences, float* state) const {
+void DynamicScorer::Observe(const ops::AppendParams& appended) const {
   if (!ops::LooksAtQueries(method_)) return;
-  backend_->ObserveQueries({.method = method_,
+  backend_->ObserveQueries({.at = appended.at,
+                            .method = method_,
                             .queries = queries_,
-                            .num_kv_heads = appended.num_kv_heads,
                             .window = window_,
                             .qkv = appended.qkv,
-                            .positions = appended.positions,
-                            .rope = appended.rope(),
-                            .pool = appended.pool,
-                            .pages = appended.pages,
-                            .heads = appended.heads,
-                            .sequences = sequences,
-                            .state = state});
+                            .rope = appended.rope,
+                            .state = state_.data(),
+                            .shape = shape_});
 }
 
-void DynamicScorer::Score(const ops::AppendParams& layer, const ops::BoundarySpan& boundary,
-                          float* pool_scores, const float* state) const {
-  backend_->Score({.method = method_,
-                   .num_kv_heads = layer.num_kv_heads,
+void DynamicScorer::Score(const ops::BoundaryRange& at, float* pool_scores) const {
+  backend_->Score({.at = at,
+                   .method = method_,
                    .window = window_,
-                   .pool = layer.pool,
+                   .sinks = sinks_,
                    .pool_scores = pool_scores,
-                   .pages = layer.pages,
-                   .heads = layer.heads,
-                   .sequences = {&boundary, 1},
                    .queries = queries_,
-                   .state = state,
-                   .rope = layer.rope()});
+                   .rope = rope_,
+                   .state = state_.data(),
+                   .shape = shape_});
 }
 
 }  // namespace tangram

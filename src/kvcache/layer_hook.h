@@ -1,7 +1,5 @@
 #pragma once
 
-#include <span>
-
 #include "ops/backend.h"
 
 namespace tangram {
@@ -11,17 +9,17 @@ namespace tangram {
 class LayerHook {
  public:
   virtual ~LayerHook() = default;
+  // Before the first layer. The sequences of round 0's boundaries stand at one, in all layers.
+  virtual void BeforeStep(const ops::Step&) {}
   // The attention's input of the whole step, [T, D], normed.
-  virtual void OnInput(int layer, const TensorView& input) = 0;
-  // Before the tokens of a round are appended as `next` says: `boundaries` are sequences that stand
-  // at one.
-  virtual void BeforeAppend(int layer, const ops::AppendParams& next,
-                            std::span<const ops::BoundarySpan> boundaries) = 0;
+  virtual void OnInput(int /*layer*/, const TensorView& /*input*/) {}
+  // Before the tokens of a round are appended as `next` says, to which scores may be added.
+  virtual void BeforeAppend(ops::AppendParams& /*next*/) {}
   // After it: the QKV of `appended` holds the queries as attention uses them.
-  virtual void AfterAppend(int layer, const ops::AppendParams& appended) = 0;
+  virtual void AfterAppend(const ops::AppendParams& /*appended*/) {}
 };
 
-// The queries of a step of one sequence, once its tokens are appended.
+// The queries of a step of one sequence and one round, once its tokens are appended.
 ops::StepQueries StepQueriesOf(const ops::AppendParams& appended);
 
 }  // namespace tangram

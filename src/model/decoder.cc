@@ -1,4 +1,4 @@
-#include "model/decoder.h"
+#include "model/model.h"
 
 #include <cmath>
 
@@ -6,14 +6,14 @@
 
 namespace tangram {
 
-Result<std::unique_ptr<Model>> Decoder::Create(ModelConfig config, DecoderWeights weights,
+Result<std::unique_ptr<Model>> Model::Create(ModelConfig config, DecoderWeights weights,
                                                const LoadOptions& options, ops::Backend& backend) {
-  std::unique_ptr<Decoder> decoder(new Decoder(std::move(config), std::move(weights), backend));
-  TANGRAM_RETURN_IF_ERROR(decoder->AllocateActivations(options));
-  return decoder;
+  std::unique_ptr<Model> made(new Model(std::move(config), std::move(weights), backend));
+  TANGRAM_RETURN_IF_ERROR(made->AllocateActivations(options));
+  return made;
 }
 
-Status Decoder::AllocateActivations(const LoadOptions& options) {
+Status Model::AllocateActivations(const LoadOptions& options) {
   max_tokens_ = options.max_num_tokens;
   max_logit_rows_ = options.max_logit_rows > 0 ? options.max_logit_rows : max_tokens_;
   const int64_t d = config_.head_dim, width = config_.hidden_size, f = config_.intermediate_size;
@@ -38,15 +38,15 @@ Status Decoder::AllocateActivations(const LoadOptions& options) {
                    "max_num_batched_tokens");
 }
 
-TensorView Decoder::Rows(const Buffer& buffer, int64_t rows, int64_t width) const {
+TensorView Model::Rows(const Buffer& buffer, int64_t rows, int64_t width) const {
   return buffer.View(backend_.activation_dtype(), {rows, width});
 }
 
-void Decoder::Norm(TensorView x, TensorView residual, TensorView weight, TensorView out) {
+void Model::Norm(TensorView x, TensorView residual, TensorView weight, TensorView out) {
   backend_.RmsNorm({x, residual, weight, out, config_.rms_norm_eps});
 }
 
-void Decoder::Multiply(const Linear& linear, TensorView x, TensorView out) {
+void Model::Multiply(const Linear& linear, TensorView x, TensorView out) {
   const auto element = BytesFor(out.dtype, 1);
   for (const Linear::Part& part : linear.parts) {
     TensorView columns = out;
@@ -56,29 +56,36 @@ void Decoder::Multiply(const Linear& linear, TensorView x, TensorView out) {
   }
 }
 
-TensorView Decoder::Forward(const ForwardInput& input) {
-  const auto num_tokens = static_cast<int64_t>(input.tokens.size());
-  const auto num_rows = static_cast<int64_t>(input.logit_rows.size());
-  TANGRAM_CHECK(num_tokens > 0 && num_tokens <= max_tokens_, "{} of {}", num_tokens, max_tokens_);
-  TANGRAM_CHECK(num_rows <= max_logit_rows_, "{} of {}", num_rows, max_logit_rows_);
+TensorView Model::Forward(const ops::Step& step, LayerHook* hook) {
+  TANGRAM_CHECK(step.num_tokens > 0 && step.num_tokens <= max_tokens_, "{} of {}", step.num_tokens,
+                max_tokens_);
+  TANGRAM_CHECK(step.num_logit_rows <= max_logit_rows_, "{} of {}", step.num_logit_rows,
+                max_logit_rows_);
+  if (hook != nullptr) hook->BeforeStep(step);
+  backend_.Run(step, [&] { RunLayers(step, hook); });
+  return logits_.View(DType::kF32, {step.num_logit_rows, config_.vocab_size});
+}
+
+void Model::RunLayers(const ops::Step& step, LayerHook* hook) {
+  const int64_t num_tokens = step.num_tokens, num_rows = step.num_logit_rows;
   const int64_t width = config_.hidden_size;
   const int64_t q_width = int64_t{config_.num_attention_heads} * config_.head_dim;
   TensorView residual = Rows(residual_, num_tokens, width);
   TensorView x = Rows(x_, num_tokens, width);
   TensorView attended = Rows(attended_, num_tokens, q_width);
 
-  backend_.Embedding({input.tokens.data(), weights_.embedding, residual});
+  backend_.Embedding({&step, weights_.embedding, residual});
   for (int i = 0; i < config_.num_layers; ++i) {
     const LayerWeights& layer = weights_.layers[i];
-    Attention(layer, i, input, i == 0 ? TensorView{} : x);
-    if (i + 1 == config_.num_layers) {
+    Attention(layer, i, step, hook, i == 0 ? TensorView{} : x);
+    if (i + 1 == config_.num_layers && num_rows < num_tokens) {
       // Behind the last attention only the tokens whose logits are wanted matter.
-      if (num_rows == 0) return logits_.View(DType::kF32, {0, config_.vocab_size});
+      if (num_rows == 0) return;
       const TensorView wanted = Rows(qkv_, num_rows, q_width);
-      backend_.GatherRows({attended, input.logit_rows, wanted});
+      backend_.GatherRows({&step, attended, wanted});
       attended = wanted;
       x = Rows(x_, num_rows, width);
-      backend_.GatherRows({residual, input.logit_rows, x});
+      backend_.GatherRows({&step, residual, x});
       residual = x;
       x = Rows(residual_, num_rows, width);
     }
@@ -87,64 +94,51 @@ TensorView Decoder::Forward(const ForwardInput& input) {
   }
   const TensorView normed = Rows(normed_, num_rows, width);
   Norm(x, residual, weights_.final_norm, normed);
-  const TensorView logits = logits_.View(DType::kF32, {num_rows, config_.vocab_size});
-  backend_.MatMul({normed, weights_.lm_head, {}, logits});
-  return logits;
+  backend_.MatMul({normed, weights_.lm_head, {},
+                   logits_.View(DType::kF32, {num_rows, config_.vocab_size})});
 }
 
 // residual += x; attended_ = attention(norm(residual)).
-void Decoder::Attention(const LayerWeights& layer, int index, const ForwardInput& input,
-                        TensorView x) {
-  const auto num_tokens = static_cast<int64_t>(input.tokens.size());
+void Model::Attention(const LayerWeights& layer, int index, const ops::Step& step, LayerHook* hook,
+                      TensorView x) {
+  const int64_t num_tokens = step.num_tokens;
   const int q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
-  const int d = config_.head_dim;
   const TensorView normed = Rows(normed_, num_tokens, config_.hidden_size);
-  const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * d);
+  const TensorView qkv =
+      Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * config_.head_dim);
   Norm(x, Rows(residual_, num_tokens, config_.hidden_size), layer.attn_norm, normed);
   Multiply(layer.qkv, normed, qkv);
-  if (input.hook != nullptr) input.hook->OnInput(index, normed);
-  for (const ForwardRound& round : input.rounds) AttendRound(layer, index, input, round);
+  if (hook != nullptr) hook->OnInput(index, normed);
+  for (int round = 0; round < step.num_rounds(); ++round) {
+    AttendRound(layer, {&step, round, index}, hook);
+  }
 }
 
 // Compresses, appends and attends: what the rounds of a step do one after another.
-void Decoder::AttendRound(const LayerWeights& layer, int index, const ForwardInput& input,
-                          const ForwardRound& round) {
-  const auto num_tokens = static_cast<int64_t>(input.tokens.size());
+void Model::AttendRound(const LayerWeights& layer, const ops::LayerRound& at, LayerHook* hook) {
+  const int64_t num_tokens = at.step->num_tokens;
   const int q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
   const int d = config_.head_dim;
   const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * d);
-  const ops::KvPoolView pool = input.kv->pool();
-  const ops::LayerHeadMap heads = input.kv->heads(index);
-  const ops::AppendParams append{.qkv = qkv,
-                                 .num_q_heads = q_heads,
-                                 .num_kv_heads = kv_heads,
-                                 .q_norm = layer.q_norm,
-                                 .k_norm = layer.k_norm,
-                                 .epsilon = config_.rms_norm_eps,
-                                 .positions = input.positions.data(),
-                                 .inv_freq = weights_.inv_freq.as<float>(),
-                                 .rope_scale = weights_.rope_scale,
-                                 .rope_style = config_.rope_style,
-                                 .pool = pool,
-                                 .pages = input.pages,
-                                 .heads = heads,
-                                 .sequences = round.sequences};
-  if (input.hook != nullptr) input.hook->BeforeAppend(index, append, round.boundaries);
+  ops::AppendParams append{.at = at,
+                           .qkv = qkv,
+                           .num_q_heads = q_heads,
+                           .q_norm = layer.q_norm,
+                           .k_norm = layer.k_norm,
+                           .epsilon = config_.rms_norm_eps,
+                           .rope = rope()};
+  if (hook != nullptr) hook->BeforeAppend(append);
   backend_.Append(append);
-  if (input.hook != nullptr) input.hook->AfterAppend(index, append);
-  backend_.Attention({.qkv = qkv,
+  if (hook != nullptr) hook->AfterAppend(append);
+  backend_.Attention({.at = at,
+                      .qkv = qkv,
                       .out = Rows(attended_, num_tokens, int64_t{q_heads} * d),
                       .num_q_heads = q_heads,
-                      .num_kv_heads = kv_heads,
-                      .scale = 1.0f / std::sqrt(static_cast<float>(d)),
-                      .pool = pool,
-                      .pages = input.pages,
-                      .heads = heads,
-                      .sequences = round.sequences});
+                      .scale = 1.0f / std::sqrt(static_cast<float>(d))});
 }
 
 // residual += x; x = down(silu(gate) * up) of norm(residual).
-void Decoder::FeedForward(const LayerWeights& layer, TensorView residual, TensorView x) {
+void Model::FeedForward(const LayerWeights& layer, TensorView residual, TensorView x) {
   const int64_t rows = x.shape[0], f = config_.intermediate_size;
   const TensorView normed = Rows(normed_, rows, config_.hidden_size);
   const TensorView gate_up = Rows(gate_up_, rows, 2 * f);

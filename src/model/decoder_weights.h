@@ -5,7 +5,6 @@
 
 #include "base/result.h"
 #include "model/config.h"
-#include "model/model.h"
 #include "model/weights.h"
 #include "ops/backend.h"
 

@@ -4,7 +4,6 @@
 
 #include "base/log.h"
 #include "model/config.h"
-#include "model/decoder.h"
 #include "model/gguf.h"
 #include "model/model.h"
 #include "model/safetensors.h"
@@ -40,7 +39,7 @@ Result<std::unique_ptr<Model>> Build(ModelConfig config, const TensorNaming& nam
       options.max_model_len > 0 ? options.max_model_len : config.max_position_embeddings;
   TANGRAM_ASSIGN_OR_RETURN(DecoderWeights weights,
                            LoadDecoderWeights(config, naming, served, source, backend));
-  return Decoder::Create(std::move(config), std::move(weights), options, backend);
+  return Model::Create(std::move(config), std::move(weights), options, backend);
 }
 
 Result<std::unique_ptr<Model>> LoadHf(const std::string& folder, const LoadOptions& options,

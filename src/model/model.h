@@ -1,35 +1,15 @@
 #pragma once
 
 #include <memory>
-#include <span>
 #include <string>
 
 #include "base/result.h"
-#include "kvcache/kv_storage.h"
 #include "kvcache/layer_hook.h"
 #include "model/config.h"
+#include "model/decoder_weights.h"
 #include "ops/backend.h"
 
 namespace tangram {
-
-// Part of a step that no boundary of any sequence divides: first the sequences in `boundaries` are
-// compressed, then the tokens in `sequences` are appended and attend. A sequence that crosses
-// boundaries has a span in several rounds.
-struct ForwardRound {
-  std::span<const ops::BoundarySpan> boundaries;
-  std::span<const ops::SequenceSpan> sequences;
-};
-
-// One forward step over T tokens of S sequences.
-struct ForwardInput {
-  std::span<const int32_t> tokens;       // [T]
-  std::span<const int32_t> positions;    // [T], true positions
-  std::span<const ForwardRound> rounds;  // together they cover all T tokens
-  ops::PageTableView pages;
-  const KvStorage* kv = nullptr;
-  LayerHook* hook = nullptr;            // null: nothing is scored or compressed
-  std::span<const int32_t> logit_rows;  // tokens whose logits are wanted, indices into T
-};
 
 struct LoadOptions {
   bool dummy_weights = false;  // seeded random weights of the config's shapes
@@ -39,17 +19,55 @@ struct LoadOptions {
   int max_logit_rows = 0;    // logits of the largest step; 0: max_num_tokens
 };
 
-// A decoder-only transformer whose weights are loaded. Not thread safe: one step at a time.
+// A decoder-only transformer whose weights are loaded: what Llama, Qwen2 and Qwen3 share. RMS norm,
+// attention with rotary positions over grouped KV heads, SwiGLU, residuals around both (arXiv
+// 2302.13971 section 2.2, 2305.13245). What differs is in the config: biases on QKV, norms on Q and
+// K, tied embeddings, rope scaling. Not thread safe: one step at a time.
 class Model {
  public:
-  virtual ~Model() = default;
-  virtual const ModelConfig& config() const = 0;
-  virtual size_t weight_bytes() const = 0;
+  // kOutOfMemory if the activations of options.max_num_tokens do not fit.
+  static Result<std::unique_ptr<Model>> Create(ModelConfig config, DecoderWeights weights,
+                                               const LoadOptions& options, ops::Backend& backend);
+
+  const ModelConfig& config() const { return config_; }
+  size_t weight_bytes() const { return weights_.bytes; }
   // Tells the weights of two models apart.
-  virtual uint64_t fingerprint() const = 0;
-  // Appends the step's K and V to their pages and writes the logits of `logit_rows`: f32
-  // [rows, vocab_size] in host-readable memory, valid until the next call (after Synchronize).
-  virtual TensorView Forward(const ForwardInput& input) = 0;
+  uint64_t fingerprint() const { return weights_.fingerprint; }
+  ops::RopeView rope() const {
+    return {weights_.inv_freq.as<float>(), weights_.rope_scale, config_.rope_style};
+  }
+  // Appends the step's K and V to their pages and gives the logits that it wants: f32
+  // [num_logit_rows, vocab_size] in the backend's memory, valid until the next call. `hook` may be
+  // null: then nothing is scored or compressed.
+  TensorView Forward(const ops::Step& step, LayerHook* hook);
+
+ private:
+  Model(ModelConfig config, DecoderWeights weights, ops::Backend& backend)
+      : config_(std::move(config)), weights_(std::move(weights)), backend_(backend) {}
+  Status AllocateActivations(const LoadOptions& options);
+
+  void RunLayers(const ops::Step& step, LayerHook* hook);
+  void Attention(const LayerWeights& layer, int index, const ops::Step& step, LayerHook* hook,
+                 TensorView x);
+  void AttendRound(const LayerWeights& layer, const ops::LayerRound& at, LayerHook* hook);
+  void FeedForward(const LayerWeights& layer, TensorView residual, TensorView x);
+  void Multiply(const Linear& linear, TensorView x, TensorView out);
+  void Norm(TensorView x, TensorView residual, TensorView weight, TensorView out);
+  TensorView Rows(const Buffer& buffer, int64_t rows, int64_t width) const;
+
+  ModelConfig config_;
+  DecoderWeights weights_;
+  ops::Backend& backend_;
+  int max_tokens_ = 0, max_logit_rows_ = 0;
+  // Activations of the largest step, in the backend's memory. T tokens.
+  Buffer residual_;   // [T, D]
+  Buffer x_;          // [T, D]: what is added to the residual next
+  Buffer normed_;     // [T, D]
+  Buffer qkv_;        // [T, (Hq + 2*Hkv) * d]
+  Buffer attended_;   // [T, Hq * d]
+  Buffer gate_up_;    // [T, 2F]
+  Buffer activated_;  // [T, F]
+  Buffer logits_;     // [rows, V] f32
 };
 
 // Loads a Hugging Face folder or a GGUF file. Errors name the file, the field and the remedy: kLoad

@@ -1,46 +1,44 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
-#include "ops/kv_view.h"
 #include "ops/rope.h"
+#include "ops/step.h"
 
 namespace tangram::ops {
 
 // Symbols as in backend.h; C tokens of a chunk, b the boundary that is crossed, w the window.
 
-// A sequence that has b tokens and is compressed at b. All arrays are [G].
-struct BoundarySpan {
-  int slot;
-  int boundary;  // b
-  const int32_t*
-      locked;  // kept for ever: the candidates are tokens [locked, length - w) of the row
-  const int32_t* length;  // before: retained(row, b - C) + C
-  const int32_t* kept;    // after: retained(row, b) >= locked + w
+// Sequences of a round that stand at a boundary, in some layers.
+struct BoundaryRange {
+  const Step* step;
+  int round;
+  int first, count;  // of the round's boundaries
+  int first_layer, num_layers;
+
+  const KvView& kv() const { return step->kv; }
+  const BoundarySpan& boundary(int i) const {
+    const int at = step->input->rounds[static_cast<size_t>(round)].first_boundary + first + i;
+    return step->input->boundaries[static_cast<size_t>(at)];
+  }
 };
 
-// Moves what stays of each row of a layer to its front, in original order: the locked tokens, the
-// (kept - locked - w) best-scored candidates, the window. Keys, values and scores move; on ties the
-// later token stays. In place.
+// Moves what stays of each row to its front, in original order: the protected tokens, the best
+// candidates, as many as the retention table says, and the window. Keys, values and scores move; on
+// ties the later token stays. In place.
 struct CompactParams {
-  int num_kv_heads;
-  int window;
-  KvPoolView pool;
-  float* pool_scores;
-  PageTableView pages;
-  LayerHeadMap heads;
-  std::span<const BoundarySpan> sequences;
+  BoundaryRange at;
+  int window, sinks;
+  float* pool_scores;  // beside the pool: element v*B + i is token i of virtual page v
 };
 
-// Writes the scores of tokens as they are appended (static scorers).
+// Writes the scores of the chunk that ends at a boundary (scorers with a pass of their own).
 struct AppendScoresParams {
-  TensorView scores;  // [T, Hkv] f32
-  KvPoolView pool;
-  float* pool_scores;  // beside the pool: element v*B + i is token i of virtual page v
-  PageTableView pages;
-  LayerHeadMap heads;
-  std::span<const SequenceSpan> sequences;
+  const Step* step;
+  BoundarySpan boundary;
+  int layer;
+  TensorView scores;  // [C, Hkv] f32
+  float* pool_scores;
 };
 
 // The gate of Fast KVzip (arXiv 2601.17668) of one layer, all f32: m dimensions, S base keys.
@@ -63,7 +61,7 @@ struct FastKvzipParams {
 
 // How candidates are scored at a boundary (dynamic scorers).
 enum class ScoreMethod {
-  // arXiv 2504.15364: minus the cosine of the key and the mean of the row's normed keys, the locked
+  // arXiv 2504.15364: minus the cosine of the key and the mean of the row's normed keys, the protected
   // ones' included.
   kKeyDiff,
   kStreamingLlm,  // arXiv 2309.17453: the most recent stay
@@ -103,65 +101,48 @@ struct QueryScoring {
   float epsilon = 0.01f;  // added to the attention before the value's norm is taken to it
 };
 
-// Floats that a slot has for each KV head of a layer, of what its chunk's queries left so far: for
-// kSnapKv and kTova the sum of attention of each token from pool_kernel / 2 before the first
-// candidate on; for kExpectedAttention, for each query head, the mean of the queries and the lower
-// triangle of the sum of squares about it. 0: the method looks at no query.
-constexpr int64_t QueryStateFloats(ScoreMethod method, const QueryScoring& q, int num_kv_heads,
-                                   int window, int head_dim) {
-  if (!LooksAtQueries(method)) return 0;
-  if (method != ScoreMethod::kExpectedAttention) return q.chunk + window + q.pool_kernel / 2;
-  const int64_t d = head_dim;
-  return q.num_q_heads / num_kv_heads * (d + (q.use_covariance ? d * (d + 1) / 2 : 0));
-}
+// What a backend keeps of queries until their chunk's boundary, for each of `num_slots` slots.
+struct QueryStateShape {
+  int num_slots, num_layers, num_kv_heads, head_dim;
+};
 
 // Takes up what the queries of tokens that were just appended say, token by token in their order,
 // so that slices change no bit. The first token of a chunk that a method looks at overwrites what
 // the slot's chunk before it left. Attention is over the row as it stands: what was kept, and the
 // chunk up to the token. Sequences that are never compressed are left out.
 struct ObserveQueriesParams {
+  LayerRound at;
   ScoreMethod method;
   QueryScoring queries;
-  int num_kv_heads;
   int window;
-  TensorView qkv;            // [T, (Hq + 2*Hkv) * d]: queries rotated; keys already appended
-  const int32_t* positions;  // [T]
+  TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated; keys already appended
   RopeView rope;
-  KvPoolView pool;
-  PageTableView pages;
-  LayerHeadMap heads;
-  std::span<const SequenceSpan> sequences;
-  float* state;  // [slots, Hkv, QueryStateFloats()] of the layer
+  void* state;  // of QueryStateBytes
+  QueryStateShape shape;
 };
 
-// Writes the scores of the candidates of each row of a layer, from their keys as stored. Statistics
-// are over the whole chunk, whatever slices it came in: over the row for kKeyDiff, else over the
-// candidates and the window, and locked tokens are not read.
+// Writes the scores of the candidates of each row, from their keys as stored. Statistics are over
+// the whole chunk, whatever slices it came in: over the row for kKeyDiff, else over the candidates
+// and the window, and protected tokens are not read.
 struct ScoreParams {
+  BoundaryRange at;
   ScoreMethod method;
-  int num_kv_heads;
-  int window;
-  KvPoolView pool;
+  int window, sinks;
   float* pool_scores;
-  PageTableView pages;
-  LayerHeadMap heads;
-  std::span<const BoundarySpan> sequences;
   // Of the methods that look at queries:
-  QueryScoring queries;
-  const float* state = nullptr;  // as ObserveQueries left it, over the whole chunk
-  RopeView rope;
+  QueryScoring queries = {};
+  RopeView rope = {};
+  const void* state = nullptr;  // as ObserveQueries left it, over the whole chunk
+  QueryStateShape shape = {};
 };
 
-// The queries of a step of one sequence, whose attention to the keys of a layer is measured.
+// The queries of a step of one sequence and one round, whose attention to the keys of a layer is
+// measured. Keys and values are appended.
 struct StepQueries {
-  TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated; keys and values already appended
+  LayerRound at;
+  TensorView qkv;  // [T, (Hq + 2*Hkv) * d]: queries rotated
   int num_q_heads;
-  int num_kv_heads;
   float scale;
-  KvPoolView pool;
-  PageTableView pages;
-  LayerHeadMap heads;
-  SequenceSpan sequence;
 };
 
 // The largest attention that each of some tokens gets from any query of the step: the label of

@@ -2,46 +2,44 @@
 
 #include <cstdint>
 
+#include "ops/row_length.h"
 #include "tensor/tensor.h"
 
 namespace tangram::ops {
 
-// How ops see the KV pages; symbols as in backend.h.
+// Where each KV head lies: head h of layer l is column `column[l*Hkv + h]` of the pages of group
+// `group[l*Hkv + h]`.
+struct HeadMapView {
+  const int32_t* group;   // [L][Hkv]
+  const int32_t* column;  // [L][Hkv]
+};
 
-// The pages of all sequences as an op sees them. Element [v] of the pool is virtual page v =
-// page*Hp + column: K block [B, d] ([d, B] where Backend::transposed_keys()), then V block [B, d],
-// contiguous.
-struct KvPoolView {
-  void* data;
+// The KV cache as ops see it; symbols as in backend.h. Memory of the backend, but for `host_heads`
+// and `host_retention`: the same in host memory, for plans that are made there.
+struct KvView {
+  // Element [v] of the pool is virtual page v = page*Hp + column: K block [B, d] ([d, B] where
+  // Backend::transposed_keys()), then V block [B, d], contiguous.
+  void* pool;
   DType dtype;
   int page_size;   // B
   int group_size;  // Hp
   int head_dim;    // d
   int64_t num_pages;
-};
+  int32_t* page_table;  // [slots][G][max_pages] page ids
+  int num_groups;       // G
+  int max_pages;        // of a group of a slot
+  int num_kv_heads;     // Hkv of a layer
+  HeadMapView heads, host_heads;
+  RetentionView retention, host_retention;
 
-// Where each head of a layer lies: head h of the layer is column `column[h]` of row `row[h]`.
-struct LayerHeadMap {
-  const int32_t* row;     // [Hkv]
-  const int32_t* column;  // [Hkv]
-};
-
-// Page ids of all slots: ids[(slot * num_rows + row) * max_pages_per_row + i].
-struct PageTableView {
-  const int32_t* ids;
-  int num_rows;  // G
-  int max_pages_per_row;
-};
-
-// Consecutive tokens of one sequence in a step. Before them a row holds `row_history[row]` tokens
-// ([G]; the retained ones and those since the last boundary); the step's own come behind those.
-struct SequenceSpan {
-  int slot;
-  int first_token;  // index into the step's T tokens
-  int num_tokens;
-  const int32_t* row_history;
-  int since_boundary = -1;  // tokens between the last boundary and these, which do not go beyond
-                            // the next one; -1: the sequence is never compressed
+  // First entry of a group's pages in the page table.
+  int64_t Place(int slot, int group) const {
+    return (int64_t{slot} * num_groups + group) * max_pages;
+  }
+  int64_t page_bytes() const {
+    return static_cast<int64_t>(
+        BytesFor(dtype, int64_t{2} * group_size * page_size * head_dim));
+  }
 };
 
 }  // namespace tangram::ops

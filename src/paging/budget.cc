@@ -10,13 +10,13 @@
 namespace tangram {
 namespace {
 
-// A row's length after a boundary, in pages.
+// A group's length after a boundary, in pages.
 struct Range {
   int least, most;
 };
 
-// The demand, scaled to add up to `total`, and then shifted by one number for all rows, within the
-// ranges, so that it still does. What the floor gives to rows that want less is thus taken from all
+// The demand, scaled to add up to `total`, and then shifted by one number for all groups, within the
+// ranges, so that it still does. What the floor gives to groups that want less is thus taken from all
 // others alike, not in proportion: docs/accuracy.md compares the two.
 std::vector<double> Targets(std::span<const double> demand, const std::vector<Range>& ranges,
                             int64_t total) {
@@ -40,7 +40,7 @@ std::vector<double> Targets(std::span<const double> demand, const std::vector<Ra
   return targets;
 }
 
-// Whole pages that add up to `total`, nearest to the targets: by largest remainder, the first row
+// Whole pages that add up to `total`, nearest to the targets: by largest remainder, the first group
 // first among equals.
 std::vector<int> Round(const std::vector<double>& targets, const std::vector<Range>& ranges,
                        int64_t total) {
@@ -70,34 +70,34 @@ int RetentionFloor(const CompressionConfig& config, int page_size) {
 
 RetentionTable BuildRetentionTable(const CompressionConfig& config, std::span<const double> demand,
                                    int page_size, int max_tokens) {
-  const int num_rows = static_cast<int>(demand.size()), chunk = config.chunk;
+  const int num_groups = static_cast<int>(demand.size()), chunk = config.chunk;
   const int percent = static_cast<int>(std::lround(config.ratio * 100));
   const int floor_pages = RetentionFloor(config, page_size) / page_size;
   const int chunk_pages = chunk / page_size;
-  TANGRAM_CHECK(num_rows > 0 && chunk % page_size == 0, "{} rows, chunk {}", num_rows, chunk);
-  // A row that asks for nothing still takes what the others cannot.
+  TANGRAM_CHECK(num_groups > 0 && chunk % page_size == 0, "{} groups, chunk {}", num_groups, chunk);
+  // A group that asks for nothing still takes what the others cannot.
   const double least_demand = 1e-6 * std::max(*std::ranges::max_element(demand), 1e-6);
   std::vector<double> wanted(demand.begin(), demand.end());
   for (double& d : wanted) d = std::max(d, least_demand);
 
   std::vector<int32_t> retained;
-  std::vector<int> pages(num_rows);
-  std::vector<Range> ranges(num_rows);
+  std::vector<int> pages(num_groups);
+  std::vector<Range> ranges(num_groups);
   for (int boundary = chunk; boundary == chunk || boundary < max_tokens; boundary += chunk) {
     int64_t least = 0, most = 0;
-    for (int r = 0; r < num_rows; ++r) {
+    for (int r = 0; r < num_groups; ++r) {
       ranges[r].most = pages[r] + chunk_pages;
       ranges[r].least = std::min(std::max(pages[r], floor_pages), ranges[r].most);
       least += ranges[r].least;
       most += ranges[r].most;
     }
     const int64_t share =
-        (int64_t{percent} * boundary * num_rows + 50 * page_size) / (100 * page_size);
+        (int64_t{percent} * boundary * num_groups + 50 * page_size) / (100 * page_size);
     const int64_t total = std::clamp(share, least, most);
     pages = Round(Targets(wanted, ranges, total), ranges, total);
     for (const int count : pages) retained.push_back(count * page_size);
   }
-  return RetentionTable(num_rows, chunk, percent, std::move(retained));
+  return RetentionTable(num_groups, chunk, percent, std::move(retained));
 }
 
 }  // namespace tangram

@@ -8,7 +8,7 @@
 
 namespace tangram {
 
-// What decides which tokens of a row stay. Static scorers score a token once, when it is appended;
+// What decides which tokens of a group stay. Static scorers score a token once, when it is appended;
 // dynamic ones at the boundary (design: "the central rule").
 enum class Scorer {
   kGate,            // static: a linear map of the attention's input, fitted at calibration
@@ -37,7 +37,7 @@ std::string_view ScorerName(Scorer scorer);
 std::optional<Scorer> ParseScorer(std::string_view name);
 std::span<const Scorer> AllScorers();
 
-// Among which rows the kept tokens are shared out by demand.
+// Among which groups the kept tokens are shared out by demand.
 enum class BudgetLevel { kUniform, kPerLayer, kCrossLayer };
 
 // How snapkv pools the attention of neighbours (ops::QueryScoring has what these mean).

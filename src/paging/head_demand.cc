@@ -39,22 +39,22 @@ HeadGroupMap GroupHeads(const HeadDemand& demand, float ratio, BudgetLevel level
   return HeadGroupMap(demand.num_layers, demand.num_kv_heads, group_size, order);
 }
 
-std::vector<double> RowDemand(const HeadDemand& demand, const HeadGroupMap& groups, float ratio,
+std::vector<double> GroupDemand(const HeadDemand& demand, const HeadGroupMap& map, float ratio,
                               BudgetLevel level) {
   const std::vector<float> shares = demand.At(ratio);
-  const int heads = groups.num_kv_heads();
-  std::vector<double> rows(static_cast<size_t>(groups.num_rows()));
-  for (int layer = 0; layer < groups.num_layers(); ++layer) {
+  const int heads = map.num_kv_heads();
+  std::vector<double> groups(static_cast<size_t>(map.num_groups()));
+  for (int layer = 0; layer < map.num_layers(); ++layer) {
     const auto first = shares.begin() + layer * heads;
     const double layer_sum = std::accumulate(first, first + heads, 0.0);
     for (int head = 0; head < heads; ++head) {
       double share = first[head];
       if (level == BudgetLevel::kUniform) share = 1;
       if (level == BudgetLevel::kPerLayer) share = layer_sum > 0 ? share / layer_sum : 1;
-      rows[static_cast<size_t>(groups.rows(layer)[static_cast<size_t>(head)])] += share;
+      groups[static_cast<size_t>(map.groups(layer)[static_cast<size_t>(head)])] += share;
     }
   }
-  return rows;
+  return groups;
 }
 
 }  // namespace tangram

@@ -24,9 +24,9 @@ struct HeadDemand {
 // layer; uniform: as they come.
 HeadGroupMap GroupHeads(const HeadDemand& demand, float ratio, BudgetLevel level, int group_size);
 
-// How much of each row's tokens should stay at `ratio`, for BuildRetentionTable: means over the
-// row's heads; per-layer: relative to their layer's mean; uniform: the same for all.
-std::vector<double> RowDemand(const HeadDemand& demand, const HeadGroupMap& groups, float ratio,
+// How much of each group's tokens should stay at `ratio`, for BuildRetentionTable: means over the
+// group's heads; per-layer: relative to their layer's mean; uniform: the same for all.
+std::vector<double> GroupDemand(const HeadDemand& demand, const HeadGroupMap& map, float ratio,
                               BudgetLevel level);
 
 }  // namespace tangram

@@ -12,15 +12,15 @@ HeadGroupMap::HeadGroupMap(int num_layers, int num_kv_heads, int group_size,
     : num_layers_(num_layers),
       num_kv_heads_(num_kv_heads),
       group_size_(group_size),
-      row_(order.size(), -1),
+      group_(order.size(), -1),
       column_(order.size()) {
   const int num_heads = num_layers * num_kv_heads;
   TANGRAM_CHECK(static_cast<int>(order.size()) == num_heads && num_heads % group_size == 0,
                 "{} heads in order of {}, groups of {}", order.size(), num_heads, group_size);
   for (int i = 0; i < num_heads; ++i) {
     const int32_t head = order[i];
-    TANGRAM_CHECK(head >= 0 && head < num_heads && row_[head] < 0, "head {} at {}", head, i);
-    row_[head] = i / group_size;
+    TANGRAM_CHECK(head >= 0 && head < num_heads && group_[head] < 0, "head {} at {}", head, i);
+    group_[head] = i / group_size;
     column_[head] = i % group_size;
   }
 }
@@ -37,8 +37,8 @@ int HeadGroupMap::ValidGroupSize(int num_heads, int wanted) {
   return size;
 }
 
-std::span<const int32_t> HeadGroupMap::rows(int layer) const {
-  return std::span(row_).subspan(layer * num_kv_heads_, num_kv_heads_);
+std::span<const int32_t> HeadGroupMap::groups(int layer) const {
+  return std::span(group_).subspan(layer * num_kv_heads_, num_kv_heads_);
 }
 
 std::span<const int32_t> HeadGroupMap::columns(int layer) const {

@@ -6,7 +6,7 @@
 
 namespace tangram {
 
-// Which row and which column of its pages each KV head of each layer has: G = L*Hkv/Hp rows of Hp
+// Which group and which column of its pages each KV head of each layer has: G = L*Hkv/Hp groups of Hp
 // heads.
 class HeadGroupMap {
  public:
@@ -21,14 +21,14 @@ class HeadGroupMap {
   int num_layers() const { return num_layers_; }
   int num_kv_heads() const { return num_kv_heads_; }
   int group_size() const { return group_size_; }
-  int num_rows() const { return num_layers_ * num_kv_heads_ / group_size_; }
+  int num_groups() const { return num_layers_ * num_kv_heads_ / group_size_; }
   // [Hkv] of a layer.
-  std::span<const int32_t> rows(int layer) const;
+  std::span<const int32_t> groups(int layer) const;
   std::span<const int32_t> columns(int layer) const;
 
  private:
   int num_layers_, num_kv_heads_, group_size_;
-  std::vector<int32_t> row_, column_;  // [L * Hkv]
+  std::vector<int32_t> group_, column_;  // [L * Hkv]
 };
 
 }  // namespace tangram

@@ -6,23 +6,27 @@
 
 namespace tangram {
 
-// Page ids of all slots in one array, [slots][rows][max_pages_per_row], as kernels read it.
+// Page ids of all slots in one array, [slots][groups][max_pages], as kernels read it.
 class PageTable {
  public:
-  PageTable(int num_slots, int num_rows, int max_pages_per_row);
+  PageTable(int num_slots, int num_groups, int max_pages);
 
-  int num_rows() const { return num_rows_; }
-  int max_pages_per_row() const { return max_pages_per_row_; }
+  int num_groups() const { return num_groups_; }
+  int max_pages() const { return max_pages_; }
   const int32_t* data() const { return ids_.get(); }
-  int32_t* row(int slot, int row) {
-    return ids_.get() + (size_t(slot) * num_rows_ + row) * max_pages_per_row_;
+  // Where a group's pages begin.
+  int64_t Place(int slot, int group) const {
+    return (int64_t{slot} * num_groups_ + group) * max_pages_;
   }
-  const int32_t* row(int slot, int row) const {
-    return ids_.get() + (size_t(slot) * num_rows_ + row) * max_pages_per_row_;
+  int32_t* group(int slot, int group) {
+    return ids_.get() + (size_t(slot) * num_groups_ + group) * max_pages_;
+  }
+  const int32_t* group(int slot, int group) const {
+    return ids_.get() + (size_t(slot) * num_groups_ + group) * max_pages_;
   }
 
  private:
-  int num_slots_, num_rows_, max_pages_per_row_;
+  int num_slots_, num_groups_, max_pages_;
   struct Free {
     void operator()(int32_t* p) const;
   };

@@ -6,53 +6,53 @@
 
 namespace tangram {
 
-std::pair<CacheRun*, int> PrefixCache::Closest(const CacheRun& parent,
+std::pair<RadixNode*, int> PrefixCache::Closest(const RadixNode& parent,
                                                std::span<const int32_t> tokens) {
-  const auto common = [&](const CacheRun& run) {
+  const auto common = [&](const RadixNode& run) {
     return static_cast<int>(std::ranges::mismatch(run.tokens, tokens).in2 - tokens.begin());
   };
-  std::pair<CacheRun*, int> best = {nullptr, 0};
+  std::pair<RadixNode*, int> best = {nullptr, 0};
   const auto next = parent.children.lower_bound(tokens);
   if (next != parent.children.end()) best = {next->get(), common(**next)};
   if (next != parent.children.begin()) {
-    CacheRun* previous = std::prev(next)->get();
+    RadixNode* previous = std::prev(next)->get();
     if (const int n = common(*previous); n > best.second) best = {previous, n};
   }
   return best;
 }
 
-const int32_t* PrefixCache::TailPages(const Kind& kind, const Slot& slot) const {
-  return slot.table->row(slot.slot, 0) + kind.retention->Retained(0, slot.boundary) / page_size_;
+const int32_t* PrefixCache::TailPages(const Namespace& space, const Slot& slot) const {
+  return slot.table->group(slot.slot, 0) + space.table->Retained(0, slot.boundary) / page_size_;
 }
 
 // Those of the window, the last ones of a top, are no other state's.
-bool PrefixCache::IsTopMine(const CacheRun& top, const Kind& kind, const Slot& slot) const {
+bool PrefixCache::IsTopMine(const RadixNode& top, const Namespace& space, const Slot& slot) const {
   if (slot.boundary == 0) return true;
-  const int last = kind.retention->Retained(0, slot.boundary) / page_size_ - 1;
-  return top.pages[last] == TailPages(kind, slot)[-1];
+  const int last = space.table->Retained(0, slot.boundary) / page_size_ - 1;
+  return top.pages[last] == TailPages(space, slot)[-1];
 }
 
 // The state's top, made of the slot's pages if there is none yet.
-CacheRun& PrefixCache::Top(const Kind& kind, std::span<const int32_t> tokens, const Slot& slot) {
-  HistoryChunk& chunk = *history_.Add(kind.salt, tokens);
-  const int table = chunk.depth > 0 ? kind.table : kAnyTable;
+RadixNode& PrefixCache::Top(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot) {
+  HistoryNode& chunk = *history_.Add(space.salt, tokens);
+  const int table = chunk.depth > 0 ? space.retention : kAnyRetention;
   if (const auto it = chunk.states.find(table); it != chunk.states.end()) return *it->second;
-  CacheRun& top = history_.AddState(chunk, table);
-  for (int row = 0; row < num_rows_ && slot.boundary > 0; ++row) {
-    const int32_t* ids = slot.table->row(slot.slot, row);
-    const int count = kind.retention->Retained(row, slot.boundary) / page_size_;
+  RadixNode& top = history_.AddState(chunk, table);
+  for (int group = 0; group < num_groups_ && slot.boundary > 0; ++group) {
+    const int32_t* ids = slot.table->group(slot.slot, group);
+    const int count = space.table->Retained(group, slot.boundary) / page_size_;
     top.pages.insert(top.pages.end(), ids, ids + count);
   }
-  pool_->Keep(top.pages);
+  pool_->AddCacheRefs(top.pages);
   num_blocks_ += 1;
   return top;
 }
 
-void PrefixCache::Stamp(CacheRun* run, int64_t stamp) {
+void PrefixCache::Stamp(RadixNode* run, int64_t stamp) {
   for (; run != nullptr; run = run->parent) StampOne(*run, stamp);
 }
 
-void PrefixCache::StampOne(CacheRun& run, int64_t stamp) {
+void PrefixCache::StampOne(RadixNode& run, int64_t stamp) {
   if (run.leaf()) {
     leaves_.erase({run.last_used, &run});
     leaves_.emplace(stamp, &run);
@@ -60,45 +60,45 @@ void PrefixCache::StampOne(CacheRun& run, int64_t stamp) {
   run.last_used = stamp;
 }
 
-CacheRun* PrefixCache::AddChild(CacheRun& parent, std::span<const int32_t> tokens) {
+RadixNode* PrefixCache::AddChild(RadixNode& parent, std::span<const int32_t> tokens) {
   if (parent.leaf()) leaves_.erase({parent.last_used, &parent});
-  auto run = std::make_unique<CacheRun>();
+  auto run = std::make_unique<RadixNode>();
   run->parent = &parent;
   run->tokens.assign(tokens.begin(), tokens.end());
-  CacheRun* added = run.get();
+  RadixNode* added = run.get();
   parent.children.insert(std::move(run));
   return added;
 }
 
 // Its order among its siblings stays, since it is a prefix of none of them.
-CacheRun* PrefixCache::Lengthen(CacheRun& run, std::span<const int32_t> tokens) {
+RadixNode* PrefixCache::Lengthen(RadixNode& run, std::span<const int32_t> tokens) {
   run.tokens.assign(tokens.begin(), tokens.end());
   return &run;
 }
 
 // In place of what it has.
-void PrefixCache::SetPages(CacheRun& run, const Kind& kind, const Slot& slot, int index) {
+void PrefixCache::SetPages(RadixNode& run, const Namespace& space, const Slot& slot, int index) {
   const std::vector<int32_t> old = std::move(run.pages);
   const int num_blocks = NumBlocks(run);
-  run.pages.resize(size_t(num_blocks) * num_rows_);
-  for (int row = 0; row < num_rows_; ++row) {
-    const int first = kind.retention->Retained(row, slot.boundary) / page_size_;
-    const int32_t* page = slot.table->row(slot.slot, row) + first + index;
+  run.pages.resize(size_t(num_blocks) * num_groups_);
+  for (int group = 0; group < num_groups_; ++group) {
+    const int first = space.table->Retained(group, slot.boundary) / page_size_;
+    const int32_t* page = slot.table->group(slot.slot, group) + first + index;
     for (int block = 0; block < num_blocks; ++block) {
-      run.pages[size_t(block) * num_rows_ + row] = page[block];
+      run.pages[size_t(block) * num_groups_ + group] = page[block];
     }
   }
-  pool_->Keep(run.pages);
-  pool_->Drop(old);
-  num_blocks_ += num_blocks - std::ssize(old) / num_rows_;
+  pool_->AddCacheRefs(run.pages);
+  pool_->DropCacheRefs(old);
+  num_blocks_ += num_blocks - std::ssize(old) / num_groups_;
 }
 
 // What is behind so many blocks becomes the only child.
-void PrefixCache::Split(CacheRun& run, int blocks) {
+void PrefixCache::Split(RadixNode& run, int blocks) {
   if (blocks >= NumBlocks(run)) return;
-  auto rest = std::make_unique<CacheRun>();
+  auto rest = std::make_unique<RadixNode>();
   const auto token = run.tokens.begin() + ptrdiff_t(blocks) * page_size_;
-  const auto page = run.pages.begin() + ptrdiff_t(blocks) * num_rows_;
+  const auto page = run.pages.begin() + ptrdiff_t(blocks) * num_groups_;
   rest->parent = &run;
   rest->tokens.assign(token, run.tokens.end());
   rest->pages.assign(page, run.pages.end());
@@ -114,18 +114,18 @@ void PrefixCache::Split(CacheRun& run, int blocks) {
   run.children.insert(std::move(rest));
 }
 
-void PrefixCache::RemoveSubtree(CacheRun* run) {
+void PrefixCache::RemoveSubtree(RadixNode* run) {
   while (!run->children.empty()) RemoveSubtree(run->children.begin()->get());
   RemoveLeaf(run);
 }
 
-void PrefixCache::RemoveLeaf(CacheRun* leaf) {
+void PrefixCache::RemoveLeaf(RadixNode* leaf) {
   leaves_.erase({leaf->last_used, leaf});
-  pool_->Drop(leaf->pages);
-  CacheRun* parent = leaf->parent;
+  pool_->DropCacheRefs(leaf->pages);
+  RadixNode* parent = leaf->parent;
   if (parent == nullptr) {
     --num_blocks_;
-    history_.RemoveState(*leaf->chunk, leaf->table);
+    history_.RemoveState(*leaf->chunk, leaf->retention);
     return;
   }
   num_blocks_ -= NumBlocks(*leaf);
@@ -134,32 +134,32 @@ void PrefixCache::RemoveLeaf(CacheRun* leaf) {
   if (parent->children.empty() && parent->pages.empty()) RemoveLeaf(parent);  // top at boundary 0
 }
 
-void PrefixCache::RemoveLastBlock(CacheRun& leaf) {
+void PrefixCache::RemoveLastBlock(RadixNode& leaf) {
   const int last = NumBlocks(leaf) - 1;
   if (leaf.parent == nullptr || last == 0) return RemoveLeaf(&leaf);
-  pool_->Drop(PagesOf(leaf, last));
-  leaf.pages.resize(size_t(last) * num_rows_);
+  pool_->DropCacheRefs(PagesOf(leaf, last));
+  leaf.pages.resize(size_t(last) * num_groups_);
   leaf.tokens.resize(size_t(last) * page_size_);
   --num_blocks_;
 }
 
 // Those of a block are held together.
-bool PrefixCache::InUse(const CacheRun& leaf) const {
+bool PrefixCache::InUse(const RadixNode& leaf) const {
   if (leaf.parent == nullptr) return AllHeld(leaf.pages);
-  return pool_->holders(PagesOf(leaf, NumBlocks(leaf) - 1)[0]) > 0;
+  return pool_->sequence_refs(PagesOf(leaf, NumBlocks(leaf) - 1)[0]) > 0;
 }
 
 bool PrefixCache::AllHeld(std::span<const int32_t> pages) const {
-  return std::ranges::all_of(pages, [&](int32_t p) { return pool_->holders(p) > 0; });
+  return std::ranges::all_of(pages, [&](int32_t p) { return pool_->sequence_refs(p) > 0; });
 }
 
-void PrefixCache::CheckInvariants(std::vector<int32_t>& keepers) const {
+void PrefixCache::CheckInvariants(std::vector<int32_t>& cache_refs) const {
   history_.CheckInvariants();
   int64_t num_blocks = 0;
-  const auto visit = [&](const auto& self, const HistoryChunk& chunk) -> void {
+  const auto visit = [&](const auto& self, const HistoryNode& chunk) -> void {
     for (const auto& [table, top] : chunk.states) {
       TANGRAM_CHECK(!top->children.empty() || top->leaf(), "a state without pages");
-      num_blocks += CheckRun(*top, keepers);
+      num_blocks += CheckRun(*top, cache_refs);
     }
     for (const auto& child : chunk.children) self(self, *child);
   };
@@ -172,10 +172,10 @@ void PrefixCache::CheckInvariants(std::vector<int32_t>& keepers) const {
 }
 
 // Returns the number of its blocks and of those below it.
-int64_t PrefixCache::CheckRun(const CacheRun& run, std::vector<int32_t>& keepers) const {
-  for (const int32_t page : run.pages) ++keepers[page];
+int64_t PrefixCache::CheckRun(const RadixNode& run, std::vector<int32_t>& cache_refs) const {
+  for (const int32_t page : run.pages) ++cache_refs[page];
   if (run.leaf()) {
-    const bool listed = leaves_.contains({run.last_used, const_cast<CacheRun*>(&run)});
+    const bool listed = leaves_.contains({run.last_used, const_cast<RadixNode*>(&run)});
     TANGRAM_CHECK(listed, "a leaf is not listed");
   }
   int64_t num_blocks = 1;
@@ -186,14 +186,14 @@ int64_t PrefixCache::CheckRun(const CacheRun& run, std::vector<int32_t>& keepers
   for (const auto& child : run.children) {
     TANGRAM_CHECK(child->parent == &run && run.tokens.size() % page_size_ == 0,
                   "below a run of {} tokens", run.tokens.size());
-    num_blocks += CheckRun(*child, keepers);
+    num_blocks += CheckRun(*child, cache_refs);
   }
   return num_blocks;
 }
 
 // A block's pages are held together, and only where all before them are.
-void PrefixCache::CheckHolders(const CacheRun& run) const {
-  TANGRAM_CHECK(std::ssize(run.pages) == int64_t{NumBlocks(run)} * num_rows_,
+void PrefixCache::CheckHolders(const RadixNode& run) const {
+  TANGRAM_CHECK(std::ssize(run.pages) == int64_t{NumBlocks(run)} * num_groups_,
                 "{} pages of {} tokens", run.pages.size(), run.tokens.size());
   bool held_before = run.parent->parent == nullptr
                          ? AllHeld(run.parent->pages)
@@ -201,9 +201,9 @@ void PrefixCache::CheckHolders(const CacheRun& run) const {
   for (int block = 0; block < NumBlocks(run); ++block) {
     const auto pages = PagesOf(run, block);
     const bool held = AllHeld(pages);
-    const auto is_held = [&](int32_t page) { return pool_->holders(page) > 0; };
+    const auto is_held = [&](int32_t page) { return pool_->sequence_refs(page) > 0; };
     TANGRAM_CHECK(held == std::ranges::any_of(pages, is_held),
-                  "pages of a block have different holders");
+                  "pages of a block have different sequence_refs");
     TANGRAM_CHECK(!held || held_before, "a block is held, what is before it is not");
     held_before = held;
   }

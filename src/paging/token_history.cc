@@ -4,10 +4,10 @@
 
 namespace tangram {
 
-HistoryChunk* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens) {
+HistoryNode* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens) {
   const auto root = roots_.find(salt);
   if (root == roots_.end()) return nullptr;
-  HistoryChunk* chunk = root->second.get();
+  HistoryNode* chunk = root->second.get();
   for (; tokens.size() >= size_t(chunk_); tokens = tokens.subspan(chunk_)) {
     const auto child = chunk->children.find(tokens.first(chunk_));
     if (child == chunk->children.end()) break;
@@ -17,11 +17,11 @@ HistoryChunk* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens)
   return chunk;
 }
 
-HistoryChunk* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) {
+HistoryNode* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) {
   while (num_chunks_ > max_chunks_ && !idle_.empty()) Forget(*idle_.begin());
-  HistoryChunk* chunk = Find(salt, tokens);
+  HistoryNode* chunk = Find(salt, tokens);
   if (chunk == nullptr) {
-    chunk = (roots_[salt] = std::make_unique<HistoryChunk>()).get();
+    chunk = (roots_[salt] = std::make_unique<HistoryNode>()).get();
     chunk->salt = salt;
     ++num_chunks_;
     Touch(chunk);
@@ -33,25 +33,25 @@ HistoryChunk* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) 
   return chunk;
 }
 
-CacheRun& TokenHistory::AddState(HistoryChunk& chunk, int table) {
+RadixNode& TokenHistory::AddState(HistoryNode& chunk, int retention) {
   if (chunk.idle()) idle_.erase(&chunk);
-  auto& state = chunk.states[table];
-  TANGRAM_CHECK(state == nullptr, "a second state at depth {} for table {}", chunk.depth, table);
-  state = std::make_unique<CacheRun>();
+  auto& state = chunk.states[retention];
+  TANGRAM_CHECK(state == nullptr, "a second state at depth {} for retention {}", chunk.depth, retention);
+  state = std::make_unique<RadixNode>();
   state->chunk = &chunk;
-  state->table = table;
+  state->retention = retention;
   return *state;
 }
 
-void TokenHistory::RemoveState(HistoryChunk& chunk, int table) {
-  chunk.states.erase(table);
+void TokenHistory::RemoveState(HistoryNode& chunk, int retention) {
+  chunk.states.erase(retention);
   Touch(&chunk);
 }
 
-HistoryChunk* TokenHistory::AddChild(HistoryChunk& parent, std::span<const int32_t> tokens) {
+HistoryNode* TokenHistory::AddChild(HistoryNode& parent, std::span<const int32_t> tokens) {
   if (parent.idle()) idle_.erase(&parent);
-  auto child = std::make_unique<HistoryChunk>();
-  HistoryChunk* added = child.get();
+  auto child = std::make_unique<HistoryNode>();
+  HistoryNode* added = child.get();
   added->parent = &parent;
   added->depth = parent.depth + 1;
   added->tokens.assign(tokens.begin(), tokens.end());
@@ -61,17 +61,17 @@ HistoryChunk* TokenHistory::AddChild(HistoryChunk& parent, std::span<const int32
   return added;
 }
 
-void TokenHistory::Touch(HistoryChunk* chunk) {
+void TokenHistory::Touch(HistoryNode* chunk) {
   if (chunk->idle()) idle_.erase(chunk);
   ++clock_;
-  for (HistoryChunk* c = chunk; c != nullptr; c = c->parent) c->last_used = clock_;
+  for (HistoryNode* c = chunk; c != nullptr; c = c->parent) c->last_used = clock_;
   if (chunk->idle()) idle_.insert(chunk);
 }
 
-void TokenHistory::Forget(HistoryChunk* chunk) {
+void TokenHistory::Forget(HistoryNode* chunk) {
   idle_.erase(chunk);
   --num_chunks_;
-  HistoryChunk* parent = chunk->parent;
+  HistoryNode* parent = chunk->parent;
   if (parent == nullptr) {
     roots_.erase(chunk->salt);
     return;
@@ -83,10 +83,10 @@ void TokenHistory::Forget(HistoryChunk* chunk) {
 void TokenHistory::CheckInvariants() const {
   int64_t num_chunks = 0;
   size_t num_idle = 0;
-  const auto visit = [&](const auto& self, const HistoryChunk& chunk) -> void {
+  const auto visit = [&](const auto& self, const HistoryNode& chunk) -> void {
     ++num_chunks;
     if (chunk.idle()) {
-      const auto it = idle_.find(const_cast<HistoryChunk*>(&chunk));
+      const auto it = idle_.find(const_cast<HistoryNode*>(&chunk));
       TANGRAM_CHECK(it != idle_.end() && *it == &chunk, "an idle chunk is not listed");
       ++num_idle;
     }

@@ -6,7 +6,7 @@
 #include <set>
 #include <span>
 
-#include "paging/cache_run.h"
+#include "paging/radix_node.h"
 
 namespace tangram {
 
@@ -18,31 +18,31 @@ class TokenHistory {
   TokenHistory(int chunk, int64_t max_chunks) : chunk_(chunk), max_chunks_(max_chunks) {}
 
   // The last known chunk of these tokens; null if there is not even the salt.
-  HistoryChunk* Find(uint64_t salt, std::span<const int32_t> tokens);
+  HistoryNode* Find(uint64_t salt, std::span<const int32_t> tokens);
   // Remembers all whole chunks of `tokens` and returns the last.
-  HistoryChunk* Add(uint64_t salt, std::span<const int32_t> tokens);
-  CacheRun& AddState(HistoryChunk& chunk, int table);
-  void RemoveState(HistoryChunk& chunk, int table);
+  HistoryNode* Add(uint64_t salt, std::span<const int32_t> tokens);
+  RadixNode& AddState(HistoryNode& chunk, int retention);
+  void RemoveState(HistoryNode& chunk, int retention);
 
   int64_t num_chunks() const { return num_chunks_; }
-  const std::map<uint64_t, std::unique_ptr<HistoryChunk>>& roots() const { return roots_; }
+  const std::map<uint64_t, std::unique_ptr<HistoryNode>>& roots() const { return roots_; }
   // Aborts unless exactly those without states and children are in line to be forgotten.
   void CheckInvariants() const;
 
  private:
   struct Older {
-    bool operator()(const HistoryChunk* a, const HistoryChunk* b) const {
+    bool operator()(const HistoryNode* a, const HistoryNode* b) const {
       return a->last_used < b->last_used;
     }
   };
-  HistoryChunk* AddChild(HistoryChunk& parent, std::span<const int32_t> tokens);
-  void Touch(HistoryChunk* chunk);
-  void Forget(HistoryChunk* chunk);
+  HistoryNode* AddChild(HistoryNode& parent, std::span<const int32_t> tokens);
+  void Touch(HistoryNode* chunk);
+  void Forget(HistoryNode* chunk);
 
   int chunk_;
   int64_t max_chunks_, num_chunks_ = 0;
-  std::map<uint64_t, std::unique_ptr<HistoryChunk>> roots_;  // by salt
-  std::set<HistoryChunk*, Older> idle_;
+  std::map<uint64_t, std::unique_ptr<HistoryNode>> roots_;  // by salt
+  std::set<HistoryNode*, Older> idle_;
   uint64_t clock_ = 0;
 };
 

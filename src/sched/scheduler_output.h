@@ -11,40 +11,55 @@ namespace tangram {
 struct ScheduledSequence {
   RequestId id = 0;
   int slot = 0;          // index into the page table, [0, max_num_seqs)
-  int table = 0;         // index of its retention table
+  int retention = 0;     // index of its retention table
   int num_computed = 0;  // tokens processed before this step
-  // The rows are compressed up to here. A cached state may begin at its boundary: with num_computed
-  // there, it must not be compressed again.
+  // The groups are compressed up to here. A cached state may begin at its boundary: with
+  // num_computed there, it must not be compressed again.
   int boundary = 0;
-  int num_tokens = 0;    // >= 1
-  bool samples = false;  // these are its last known tokens: the step gives its next one
+  int num_tokens = 0;           // >= 1
+  bool decode = false;          // one token, behind a whole prompt
+  bool needs_sampling = false;  // these are its last known tokens: the step gives its next one
+};
+
+// An entry of the page table (PageTable::Place) gets a page.
+struct PageWrite {
+  int32_t place, page;
 };
 
 struct PageCopy {
   int32_t from, to;
 };
 
-// Ids of the page table that the device's copy of it lacks: [first, first + count) of a row.
-struct PageUpdate {
-  int slot, row, first, count;
+// A sequence that the step compresses at a boundary, and the chunk that ends there, for a scorer
+// with a pass of its own.
+struct ChunkAtBoundary {
+  int sequence;  // index into SchedulerOutput::sequences
+  std::vector<TokenId> tokens;
 };
 
-// What one forward step does. Before it, in this order: page updates, then page copies.
+// What one forward step does; nothing else of the scheduler is needed for it. Before it, in this
+// order: page writes, then page copies.
 struct SchedulerOutput {
-  std::vector<ScheduledSequence> sequences;  // decodes first, then prefills
-  std::vector<PageUpdate> page_updates;
-  std::vector<PageCopy> page_copies;
-  std::vector<RequestId> preempted;
-  int num_tokens = 0;  // sum over sequences
+  // In place of a token that the step before draws.
+  static constexpr TokenId kLastDrawn = -1;
 
+  std::vector<ScheduledSequence> sequences;  // decodes first, then prefills
+  std::vector<TokenId> tokens;               // of all sequences, in order
+  std::vector<PageWrite> page_writes;
+  std::vector<PageCopy> page_copies;
+  std::vector<ChunkAtBoundary> chunks;  // with SchedulerConfig::stop_at_boundaries
+  std::vector<RequestId> preempted;
+
+  int num_tokens() const { return static_cast<int>(tokens.size()); }
   bool empty() const { return sequences.empty(); }
   // Keeps the memory.
   void Clear() {
     sequences.clear();
-    page_updates.clear();
+    tokens.clear();
+    page_writes.clear();
     page_copies.clear();
+    chunks.clear();
     preempted.clear();
-    num_tokens = 0;
   }
 };
 

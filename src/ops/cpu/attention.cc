@@ -266,25 +266,26 @@ void WriteRow(const RowState& state, const float* sum, int dim, float* out) {
 template <class T>
 struct Attention {
   const AttentionParams& p;
+  const KvView& kv;
   float* partials;
   int group, dim, padded_dim, part_pages, part_tokens, columns;
 
   Attention(const AttentionParams& params, float* partial_memory)
-      : p(params), partials(partial_memory) {
-    group = p.num_q_heads / p.num_kv_heads;
-    dim = p.pool.head_dim;
+      : p(params), kv(params.at.kv()), partials(partial_memory) {
+    group = p.num_q_heads / kv.num_kv_heads;
+    dim = kv.head_dim;
     padded_dim = (dim + kLanes - 1) / kLanes * kLanes;
-    part_pages = std::max(1, kPartTokens / p.pool.page_size);
-    part_tokens = part_pages * p.pool.page_size;
-    columns = part_pages * ((p.pool.page_size + kLanes - 1) / kLanes * kLanes);
+    part_pages = std::max(1, kPartTokens / kv.page_size);
+    part_tokens = part_pages * kv.page_size;
+    columns = part_pages * ((kv.page_size + kLanes - 1) / kLanes * kLanes);
   }
   int partial_floats() const { return 2 + padded_dim; }
 
   const SequenceSpan& Sequence(const AttentionItem& item) const {
-    return p.sequences[item.sequence];
+    return p.at.span(item.sequence);
   }
   int History(const AttentionItem& item) const {
-    return Sequence(item).row_history[p.heads.row[item.kv_head]];
+    return p.at.History(Sequence(item), p.at.group(item.kv_head));
   }
   float* Out(const AttentionItem& item, int row) const {
     const int64_t token = Sequence(item).first_token + item.first_token + row / group;
@@ -292,18 +293,19 @@ struct Attention {
   }
 
   void FindPages(const AttentionItem& item, int part, int num_keys, PartPages<T>* pages) const {
-    const int64_t row = int64_t{Sequence(item).slot} * p.pages.num_rows + p.heads.row[item.kv_head];
-    const int32_t* ids = p.pages.ids + row * p.pages.max_pages_per_row + part * part_pages;
-    const int64_t block = int64_t{p.pool.page_size} * dim;
-    for (int i = 0; i * p.pool.page_size < num_keys; ++i) {
-      const int64_t page = int64_t{ids[i]} * p.pool.group_size + p.heads.column[item.kv_head];
-      pages->key[i] = static_cast<const T*>(p.pool.data) + page * 2 * block;
+    const int32_t* ids = kv.page_table +
+                         kv.Place(Sequence(item).slot, p.at.group(item.kv_head)) +
+                         part * part_pages;
+    const int64_t block = int64_t{kv.page_size} * dim;
+    for (int i = 0; i * kv.page_size < num_keys; ++i) {
+      const int64_t page = int64_t{ids[i]} * kv.group_size + p.at.column(item.kv_head);
+      pages->key[i] = static_cast<const T*>(kv.pool) + page * 2 * block;
       pages->value[i] = pages->key[i] + block;
     }
   }
 
   void LoadQueries(const AttentionItem& item, const Tile& tile) const {
-    const int64_t stride = int64_t{p.num_q_heads + 2 * p.num_kv_heads} * dim;
+    const int64_t stride = int64_t{p.num_q_heads + 2 * kv.num_kv_heads} * dim;
     for (int row = 0; row < tile.rows; ++row) {
       const int64_t token = Sequence(item).first_token + item.first_token + row / group;
       const float* query =
@@ -335,7 +337,7 @@ struct Attention {
       const int start = part * part_tokens;
       const int num_keys = std::min(part_tokens, history + item.num_tokens - start);
       FindPages(item, part, num_keys, &pages);
-      AttendPart(tile, pages, p.pool.page_size, num_keys,
+      AttendPart(tile, pages, kv.page_size, num_keys,
                  [&](int row) { return std::min(part_tokens, history + row / group + 1 - start); });
       for (int row = 0; row < rows; ++row) {
         const float* part_sum = tile.sums + row * padded_dim;
@@ -375,14 +377,14 @@ struct Attention {
 // parts.
 template <class T>
 int64_t PlanItems(const Attention<T>& attention, bool split, std::vector<AttentionItem>* items) {
-  const AttentionParams& p = attention.p;
+  const LayerRound& at = attention.p.at;
   items->clear();
   int64_t num_partials = 0;
   const int tile_tokens = std::max(1, kQueryRows / attention.group);
-  for (int s = 0; s < static_cast<int>(p.sequences.size()); ++s) {
-    for (int head = 0; head < p.num_kv_heads; ++head) {
-      for (int t = 0; t < p.sequences[s].num_tokens; t += tile_tokens) {
-        AttentionItem item{s, head, t, std::min(tile_tokens, p.sequences[s].num_tokens - t),
+  for (int s = 0; s < at.num_spans(); ++s) {
+    for (int head = 0; head < at.kv().num_kv_heads; ++head) {
+      for (int t = 0; t < at.span(s).num_tokens; t += tile_tokens) {
+        AttentionItem item{s, head, t, std::min(tile_tokens, at.span(s).num_tokens - t),
                            0, 0,    -1};
         const int length = attention.History(item) + t + item.num_tokens;
         const int parts = (length + attention.part_tokens - 1) / attention.part_tokens;
@@ -420,7 +422,7 @@ void AttendAll(const AttentionParams& p, AttentionContext& context) {
 }
 
 void AttentionCpu(const AttentionParams& p, AttentionContext& context) {
-  switch (p.pool.dtype) {
+  switch (p.at.kv().dtype) {
     case DType::kF32:
       return AttendAll<float>(p, context);
     case DType::kF16:
@@ -428,7 +430,7 @@ void AttentionCpu(const AttentionParams& p, AttentionContext& context) {
     case DType::kBF16:
       return AttendAll<hwy::bfloat16_t>(p, context);
     default:
-      TANGRAM_CHECK(false, "KV cache of type {}", DTypeName(p.pool.dtype));
+      TANGRAM_CHECK(false, "KV cache of type {}", DTypeName(p.at.kv().dtype));
   }
 }
 

@@ -1,4 +1,3 @@
-#include <cstring>
 #include <vector>
 
 #include "base/log.h"
@@ -9,20 +8,19 @@
 #include "ops/cpu/packed_weight.h"
 #include "ops/cpu/thread_pool.h"
 #include "ops/host/compression.h"
+#include "ops/host/host_backend.h"
 
 namespace tangram::ops {
 namespace {
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public HostBackend {
  public:
   explicit CpuBackend(int num_threads)
       : pool_(num_threads > 0 ? num_threads : AvailableCores()),
         matmul_{pool_, {}, std::vector<Scratch>(pool_.num_threads())},
         attention_{pool_, std::vector<Scratch>(pool_.num_threads()), {}, {}} {}
 
-  DType activation_dtype() const override { return DType::kF32; }
   bool transposed_keys() const override { return true; }
-  Buffer Allocate(size_t bytes) override { return Buffer::AllocateHost(bytes); }
 
   TensorView Upload(const TensorView& stored) override {
     if (stored.shape.rank() != 2) return stored;
@@ -37,7 +35,7 @@ class CpuBackend final : public Backend {
   void Embedding(const EmbeddingParams& p) override {
     const int64_t width = p.table.shape[1];
     pool_.Run(static_cast<int>(p.out.shape[0]), [&](int t, int) {
-      ReadPackedRow(p.table, p.tokens[t], p.out.as<float>() + t * width);
+      ReadPackedRow(p.table, p.step->tokens[t], p.out.as<float>() + t * width);
     });
   }
 
@@ -52,64 +50,57 @@ class CpuBackend final : public Backend {
   }
 
   void SiluMul(const SiluMulParams& p) override { SiluMulCpu(p, pool_); }
-  void Append(const AppendParams& p) override { AppendCpu(p, rope_, pool_); }
+  // Scores are a few stores for each token: not worth waking a thread.
+  void Append(const AppendParams& p) override {
+    AppendCpu(p, rope_, pool_);
+    if (p.new_scores.empty()) return;
+    for (int i = 0; i < p.at.num_spans(); ++i) {
+      for (int h = 0; h < p.at.kv().num_kv_heads; ++h) AppendScoresOf(p, p.at.span(i), h);
+    }
+  }
   void Attention(const AttentionParams& p) override { AttentionCpu(p, attention_); }
 
   void FastKvzip(const FastKvzipParams& p) override {
     pool_.Run(static_cast<int>(p.scores.shape[0]), [&](int t, int) { FastKvzipToken(p, t); });
   }
-  // A few stores for each token: not worth waking a thread.
   void AppendScores(const AppendScoresParams& p) override {
-    for (const SequenceSpan& s : p.sequences) {
-      for (int head = 0; head < p.scores.shape[1]; ++head) AppendScoresOf(p, s, head);
-    }
+    for (int head = 0; head < p.scores.shape[1]; ++head) AppendScoresOf(p, head);
   }
   void ObserveQueries(const ObserveQueriesParams& p) override {
-    ForHeads(p, p.num_kv_heads, [&](const SequenceSpan& s, int head) {
-      ObserveQueriesOf(p, s, head, transposed_keys());
+    const int heads = p.at.kv().num_kv_heads;
+    pool_.Run(p.at.num_spans() * heads, [&](int i, int) {
+      ObserveQueriesOf(p, p.at.span(i / heads), i % heads, transposed_keys());
     });
   }
   void Score(const ScoreParams& p) override {
-    ForHeads(p, p.num_kv_heads,
-             [&](const BoundarySpan& s, int head) { ScoreHead(p, s, head, transposed_keys()); });
+    ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
+      ScoreHead(p, s, layer, head, transposed_keys());
+    });
   }
   void Compact(const CompactParams& p) override {
-    ForHeads(p, p.num_kv_heads,
-             [&](const BoundarySpan& s, int head) { CompactHead(p, s, head, transposed_keys()); });
+    ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
+      CompactHead(p, s, layer, head, transposed_keys());
+    });
   }
 
   void MaxAttention(const MaxAttentionParams& p) override {
-    pool_.Run(p.step.num_kv_heads, [&](int h, int) { MaxAttentionOf(p, h, transposed_keys()); });
+    pool_.Run(p.step.at.kv().num_kv_heads,
+              [&](int h, int) { MaxAttentionOf(p, h, transposed_keys()); });
   }
   void SumAttention(const SumAttentionParams& p) override {
-    pool_.Run(p.step.num_kv_heads, [&](int h, int) { SumAttentionOf(p, h, transposed_keys()); });
+    pool_.Run(p.step.at.kv().num_kv_heads,
+              [&](int h, int) { SumAttentionOf(p, h, transposed_keys()); });
   }
-
-  void CopyPages(const CopyPagesParams& p) override {
-    const size_t bytes =
-        BytesFor(p.pool.dtype, int64_t{2} * p.pool.group_size * p.pool.page_size * p.pool.head_dim);
-    auto* pool = static_cast<std::byte*>(p.pool.data);
-    for (size_t i = 0; i < p.from.size(); ++i) {
-      std::memcpy(pool + p.to[i] * bytes, pool + p.from[i] * bytes, bytes);
-    }
-  }
-
-  void GatherRows(const GatherRowsParams& p) override {
-    const size_t bytes = BytesFor(p.in.dtype, p.in.shape[1]);
-    for (size_t i = 0; i < p.rows.size(); ++i) {
-      std::memcpy(p.out.as<std::byte>() + i * bytes, p.in.as<std::byte>() + p.rows[i] * bytes,
-                  bytes);
-    }
-  }
-
-  void Synchronize() override {}
 
  private:
-  // Deals the heads of all sequences to threads.
-  template <class Params, class Body>
-  void ForHeads(const Params& p, int num_heads, const Body& body) {
-    pool_.Run(static_cast<int>(p.sequences.size()) * num_heads,
-              [&](int i, int) { body(p.sequences[i / num_heads], i % num_heads); });
+  // Deals the heads of all layers and sequences to threads.
+  template <class Body>
+  void ForHeads(const BoundaryRange& at, const Body& body) {
+    const int heads = at.kv().num_kv_heads;
+    pool_.Run(at.num_layers * at.count * heads, [&](int i, int) {
+      const int layer = at.first_layer + i / (at.count * heads);
+      body(at.boundary(i / heads % at.count), layer, i % heads);
+    });
   }
 
   ThreadPool pool_;

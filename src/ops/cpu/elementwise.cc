@@ -120,15 +120,15 @@ void Rotate(RopeStyle style, int dim, const float* cos, const float* sin, float*
 
 // Writes a key or value of `dim` floats to every `step`-th element from `at` on, rounded to the
 // pool's type.
-void StoreRounded(const KvPoolView& pool, int64_t at, int step, const float* from) {
-  if (pool.dtype != DType::kF16) {
-    for (int i = 0; i < pool.head_dim; ++i) StoreKv(pool, at + int64_t{i} * step, from[i]);
+void StoreRounded(const KvView& kv, int64_t at, int step, const float* from) {
+  if (kv.dtype != DType::kF16) {
+    for (int i = 0; i < kv.head_dim; ++i) StoreKv(kv, at + int64_t{i} * step, from[i]);
     return;
   }
   const DF df;
   const hn::Rebind<hwy::float16_t, DF> d16;
-  auto* to = static_cast<uint16_t*>(pool.data) + at;
-  ForLanes(pool.head_dim, [&](int64_t i, int count) HWY_ATTR {
+  auto* to = static_cast<uint16_t*>(kv.pool) + at;
+  ForLanes(kv.head_dim, [&](int64_t i, int count) HWY_ATTR {
     const VF limit = hn::Set(df, 65504.0f);
     const VF v = hn::Min(hn::Max(LoadPart(from + i, count), hn::Neg(limit)), limit);
     alignas(64) uint16_t rounded[kLanes];
@@ -139,39 +139,40 @@ void StoreRounded(const KvPoolView& pool, int64_t at, int step, const float* fro
 
 // Norms and rotates the heads of one token and writes its keys and values.
 void AppendToken(const AppendParams& p, const RopeTable& rope, const SequenceSpan& s, int index) {
-  const int d = p.pool.head_dim, page_size = p.pool.page_size;
+  const KvView& kv = p.at.kv();
+  const int d = kv.head_dim, page_size = kv.page_size, num_kv_heads = kv.num_kv_heads;
   const int token = s.first_token + index;
-  float* heads = p.qkv.as<float>() + int64_t{token} * (p.num_q_heads + 2 * p.num_kv_heads) * d;
-  for (int h = 0; h < p.num_q_heads + p.num_kv_heads; ++h) {
+  float* heads = p.qkv.as<float>() + int64_t{token} * (p.num_q_heads + 2 * num_kv_heads) * d;
+  for (int h = 0; h < p.num_q_heads + num_kv_heads; ++h) {
     const TensorView& norm = h < p.num_q_heads ? p.q_norm : p.k_norm;
     if (!norm.empty()) NormVector(heads + h * d, norm.as<float>(), d, p.epsilon, heads + h * d);
-    Rotate(p.rope_style, d, rope.cos(token), rope.sin(token), heads + h * d);
+    Rotate(p.rope.style, d, rope.cos(token), rope.sin(token), heads + h * d);
   }
-  for (int h = 0; h < p.num_kv_heads; ++h) {
+  for (int h = 0; h < num_kv_heads; ++h) {
     const float* key = heads + (p.num_q_heads + h) * d;
-    const int row = p.heads.row[h], at = s.row_history[row] + index;
-    const int64_t entry = (int64_t{s.slot} * p.pages.num_rows + row) * p.pages.max_pages_per_row;
-    const int64_t page =
-        int64_t{p.pages.ids[entry + at / page_size]} * p.pool.group_size + p.heads.column[h];
-    const int64_t block = page * 2 * page_size * d;
+    const int group = p.at.group(h), at = p.at.History(s, group) + index;
+    const int32_t id = kv.page_table[kv.Place(s.slot, group) + at / page_size];
+    const int64_t block =
+        (int64_t{id} * kv.group_size + p.at.column(h)) * 2 * page_size * d;
     const int offset = at % page_size;
-    StoreRounded(p.pool, block + offset, page_size, key);
-    StoreRounded(p.pool, block + (page_size + offset) * d, 1, key + p.num_kv_heads * d);
+    StoreRounded(kv, block + offset, page_size, key);
+    StoreRounded(kv, block + (page_size + offset) * d, 1, key + num_kv_heads * d);
   }
 }
 
 void AppendCpu(const AppendParams& p, RopeTable& rope, ThreadPool& pool) {
   rope.Update(p, pool);
-  const int64_t width = int64_t{p.num_q_heads + 2 * p.num_kv_heads} * p.pool.head_dim;
-  if (p.sequences.size() == 1) {
-    const SequenceSpan& s = p.sequences[0];
+  const KvView& kv = p.at.kv();
+  const int64_t width = int64_t{p.num_q_heads + 2 * kv.num_kv_heads} * kv.head_dim;
+  const int64_t num_spans = p.at.num_spans();
+  if (num_spans == 1) {
+    const SequenceSpan& s = p.at.span(0);
     ForRows(pool, s.num_tokens, width,
             [&](int64_t i) { AppendToken(p, rope, s, static_cast<int>(i)); });
     return;
   }
-  const int64_t num_sequences = static_cast<int64_t>(p.sequences.size());
-  ForRows(pool, num_sequences, width * (p.qkv.shape[0] / num_sequences), [&](int64_t i) {
-    const SequenceSpan& s = p.sequences[i];
+  ForRows(pool, num_spans, width * (p.qkv.shape[0] / num_spans), [&](int64_t i) {
+    const SequenceSpan& s = p.at.span(static_cast<int>(i));
     for (int t = 0; t < s.num_tokens; ++t) AppendToken(p, rope, s, t);
   });
 }
@@ -199,20 +200,20 @@ void AppendCpu(const AppendParams& p, RopeTable& rope, ThreadPool& pool) {
 }
 
 void RopeTable::Update(const AppendParams& p, ThreadPool& pool) {
-  const int half = p.pool.head_dim / 2;
-  const auto tokens = static_cast<size_t>(p.qkv.shape[0]);
-  if (positions_.size() == tokens &&
-      std::equal(positions_.begin(), positions_.end(), p.positions) &&
+  const int half = p.at.kv().head_dim / 2;
+  const std::vector<int32_t>& positions = p.at.step->input->positions;
+  const size_t tokens = positions.size();
+  if (positions_ == positions &&
       inv_freq_.size() == static_cast<size_t>(half) &&
-      std::equal(inv_freq_.begin(), inv_freq_.end(), p.inv_freq) && scale_ == p.rope_scale &&
-      style_ == p.rope_style) {
+      std::equal(inv_freq_.begin(), inv_freq_.end(), p.rope.inv_freq) && scale_ == p.rope.scale &&
+      style_ == p.rope.style) {
     return;
   }
-  positions_.assign(p.positions, p.positions + tokens);
-  inv_freq_.assign(p.inv_freq, p.inv_freq + half);
+  positions_ = positions;
+  inv_freq_.assign(p.rope.inv_freq, p.rope.inv_freq + half);
   dim_ = 2 * half;
-  scale_ = p.rope_scale;
-  style_ = p.rope_style;
+  scale_ = p.rope.scale;
+  style_ = p.rope.style;
   cos_.resize(tokens * dim_);
   sin_.resize(tokens * dim_);
   const int tokens_a_task = 16;

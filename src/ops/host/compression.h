@@ -1,22 +1,40 @@
 #pragma once
 
-#include "ops/compression.h"
+#include "ops/backend.h"
 
 namespace tangram::ops {
 
 // The compression ops on host memory, one head of one sequence, or one token, at a time: backends
-// loop over heads
-// and sequences, or deal them to threads. `transposed_keys`: Backend::transposed_keys().
+// loop over heads and sequences, or deal them to threads. `transposed_keys`:
+// Backend::transposed_keys().
 
-void CompactHead(const CompactParams& params, const BoundarySpan& sequence, int head,
+// The parts of a group's row when a sequence is compressed: candidates are tokens
+// [first, length - window), and `kept` tokens stay.
+struct RowAtBoundary {
+  int first, length, kept;
+};
+RowAtBoundary RowOf(const KvView& kv, const BoundarySpan& boundary, int group, int window,
+                    int sinks);
+
+void CompactHead(const CompactParams& params, const BoundarySpan& sequence, int layer, int head,
                  bool transposed_keys);
-void ScoreHead(const ScoreParams& params, const BoundarySpan& sequence, int head,
+void ScoreHead(const ScoreParams& params, const BoundarySpan& sequence, int layer, int head,
                bool transposed_keys);
 void FastKvzipToken(const FastKvzipParams& params, int64_t token);
 void ObserveQueriesOf(const ObserveQueriesParams& params, const SequenceSpan& sequence, int head,
                       bool transposed_keys);
 void MaxAttentionOf(const MaxAttentionParams& params, int head, bool transposed_keys);
 void SumAttentionOf(const SumAttentionParams& params, int head, bool transposed_keys);
-void AppendScoresOf(const AppendScoresParams& params, const SequenceSpan& sequence, int head);
+// Scores of tokens that are appended with their keys.
+void AppendScoresOf(const AppendParams& params, const SequenceSpan& sequence, int head);
+// Of a whole chunk.
+void AppendScoresOf(const AppendScoresParams& params, int head);
+
+// Floats that a slot has for each KV head of a layer, of what its chunk's queries left so far: for
+// kSnapKv and kTova the sum of attention of each token from pool_kernel / 2 before the first
+// candidate on; for kExpectedAttention, for each query head, the mean of the queries and the lower
+// triangle of the sum of squares about it. 0: the method looks at no query.
+int64_t QueryStateFloats(ScoreMethod method, const QueryScoring& queries, int num_kv_heads,
+                         int window, int head_dim);
 
 }  // namespace tangram::ops

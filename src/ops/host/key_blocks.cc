@@ -4,15 +4,15 @@
 
 namespace tangram::ops {
 
-KeyBlocks::KeyBlocks(const KvPoolView& pool, const HeadTokens& tokens, int first, int last,
+KeyBlocks::KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last,
                      bool transposed_keys)
     : first_(first),
-      dim_(pool.head_dim),
+      dim_(kv.head_dim),
       num_blocks_((last - first + kBlock - 1) / kBlock),
-      keys_(static_cast<size_t>(num_blocks_) * pool.head_dim * kBlock) {
+      keys_(static_cast<size_t>(num_blocks_) * kv.head_dim * kBlock) {
   std::vector<float> key(static_cast<size_t>(dim_));
   for (int t = first; t < last; ++t) {
-    LoadKey(pool, tokens, t, transposed_keys, key.data());
+    LoadKey(kv, tokens, t, transposed_keys, key.data());
     const int index = t - first;
     float* block =
         keys_.data() + static_cast<ptrdiff_t>(index / kBlock) * dim_ * kBlock + index % kBlock;

@@ -9,8 +9,8 @@ namespace tangram::ops {
 namespace {
 
 const float* QueryHead(const ObserveQueriesParams& p, int token, int q_head) {
-  const int64_t d = p.pool.head_dim;
-  return p.qkv.as<float>() + token * (p.queries.num_q_heads + 2 * p.num_kv_heads) * d + q_head * d;
+  const int64_t d = p.at.kv().head_dim;
+  return p.qkv.as<float>() + token * (p.queries.num_q_heads + 2 * p.at.kv().num_kv_heads) * d + q_head * d;
 }
 
 // Softmax of scale * query . key over the first `length` keys.
@@ -34,24 +34,25 @@ void AttentionOf(const float* query, const KeyBlocks& keys, int dim, int length,
 void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head,
                   bool transposed_keys, float* state) {
   const int window_begin = p.queries.chunk - p.queries.query_window;
-  const int first = std::max(0, window_begin - s.since_boundary);
+  const int since = s.position % p.queries.chunk;
+  const int first = std::max(0, window_begin - since);
   if (first >= s.num_tokens) return;
-  const int history = s.row_history[p.heads.row[head]], retained = history - s.since_boundary;
+  const int history = p.at.History(s, p.at.group(head)), retained = history - since;
   const int locked = retained == 0 ? p.queries.sinks : retained - p.window;
   const int base = locked - p.queries.pool_kernel / 2;
-  if (s.since_boundary + first == window_begin) {
-    std::fill_n(state, QueryStateFloats(p.method, p.queries, p.num_kv_heads, p.window, 0), 0.0f);
+  if (since + first == window_begin) {
+    std::fill_n(state, QueryStateFloats(p.method, p.queries, p.at.kv().num_kv_heads, p.window, 0), 0.0f);
   }
-  const HeadTokens tokens(p.pool, p.pages, p.heads, s.slot, head);
-  const KeyBlocks keys(p.pool, tokens, 0, history + s.num_tokens, transposed_keys);
+  const HeadTokens tokens(p.at.kv(), p.at.layer, s.slot, head);
+  const KeyBlocks keys(p.at.kv(), tokens, 0, history + s.num_tokens, transposed_keys);
   std::vector<float> weights(keys.size());
-  std::vector<float> scaled(static_cast<size_t>(p.pool.head_dim));
-  const int group = p.queries.num_q_heads / p.num_kv_heads;
+  std::vector<float> scaled(static_cast<size_t>(p.at.kv().head_dim));
+  const int group = p.queries.num_q_heads / p.at.kv().num_kv_heads;
   for (int i = first; i < s.num_tokens; ++i) {
     const int length = history + i + 1;
     for (int q = 0; q < group; ++q) {
       const float* query = QueryHead(p, s.first_token + i, head * group + q);
-      AttentionOf(query, keys, p.pool.head_dim, length, &scaled, &weights);
+      AttentionOf(query, keys, p.at.kv().head_dim, length, &scaled, &weights);
       for (int t = std::max(0, base); t < length; ++t) {
         state[t - base] += weights[static_cast<size_t>(t)];
       }
@@ -106,16 +107,17 @@ void AddToMoments(float* query, int count, int dim, bool covariance, float* mean
 }
 
 void SumMoments(const ObserveQueriesParams& p, const SequenceSpan& s, int head, float* state) {
-  const int history = s.row_history[p.heads.row[head]];
-  const int skipped = history == s.since_boundary ? p.queries.sinks : 0;  // in the first chunk
-  const int group = p.queries.num_q_heads / p.num_kv_heads, d = p.pool.head_dim;
-  const int64_t floats = QueryStateFloats(p.method, p.queries, p.num_kv_heads, p.window, d);
+  const int since = s.position % p.queries.chunk;
+  const int history = p.at.History(s, p.at.group(head));
+  const int skipped = history == since ? p.queries.sinks : 0;  // in the first chunk
+  const int group = p.queries.num_q_heads / p.at.kv().num_kv_heads, d = p.at.kv().head_dim;
+  const int64_t floats = QueryStateFloats(p.method, p.queries, p.at.kv().num_kv_heads, p.window, d);
   BackRotation rotation(p.rope, d);
   std::vector<float> query(static_cast<size_t>(d));
-  for (int i = std::max(0, skipped - s.since_boundary); i < s.num_tokens; ++i) {
-    const int count = s.since_boundary + i - skipped;
+  for (int i = std::max(0, skipped - since); i < s.num_tokens; ++i) {
+    const int count = since + i - skipped;
     if (count == 0) std::fill_n(state, floats, 0.0f);
-    rotation.MoveTo(p.positions[s.first_token + i]);
+    rotation.MoveTo(s.position + i);
     for (int q = 0; q < group; ++q) {
       rotation.Apply(QueryHead(p, s.first_token + i, head * group + q), query.data());
       AddToMoments(query.data(), count, d, p.queries.use_covariance, state + q * (floats / group));
@@ -125,12 +127,23 @@ void SumMoments(const ObserveQueriesParams& p, const SequenceSpan& s, int head, 
 
 }  // namespace
 
+int64_t QueryStateFloats(ScoreMethod method, const QueryScoring& q, int num_kv_heads, int window,
+                         int head_dim) {
+  if (!LooksAtQueries(method)) return 0;
+  if (method != ScoreMethod::kExpectedAttention) return q.chunk + window + q.pool_kernel / 2;
+  const int64_t d = head_dim;
+  return q.num_q_heads / num_kv_heads * (d + (q.use_covariance ? d * (d + 1) / 2 : 0));
+}
+
 void ObserveQueriesOf(const ObserveQueriesParams& p, const SequenceSpan& s, int head,
                       bool transposed_keys) {
-  if (s.since_boundary < 0) return;
+  if (!s.compressed) return;
+  const KvView& kv = p.at.kv();
   const int64_t floats =
-      QueryStateFloats(p.method, p.queries, p.num_kv_heads, p.window, p.pool.head_dim);
-  float* state = p.state + (int64_t{s.slot} * p.num_kv_heads + head) * floats;
+      QueryStateFloats(p.method, p.queries, kv.num_kv_heads, p.window, kv.head_dim);
+  float* state =
+      static_cast<float*>(p.state) +
+      ((int64_t{p.at.layer} * p.shape.num_slots + s.slot) * kv.num_kv_heads + head) * floats;
   if (p.method == ScoreMethod::kExpectedAttention) {
     SumMoments(p, s, head, state);
   } else {

@@ -9,21 +9,22 @@ namespace tangram::ops {
 namespace {
 
 int History(const StepQueries& step, int head) {
-  return step.sequence.row_history[step.heads.row[head]];
+  return step.at.History(step.at.span(0), step.at.group(head));
 }
 
 // Calls visit(weights, length, sum) for each query of the head's group in turn: it pays the first
 // `length` keys of the row attention of weights[t] / sum.
 template <class Visit>
 void ForQueries(const StepQueries& step, int head, bool transposed_keys, const Visit& visit) {
-  const SequenceSpan& s = step.sequence;
-  const HeadTokens tokens(step.pool, step.pages, step.heads, s.slot, head);
-  const int d = step.pool.head_dim, group = step.num_q_heads / step.num_kv_heads;
+  const SequenceSpan& s = step.at.span(0);
+  const KvView& kv = step.at.kv();
+  const HeadTokens tokens(kv, step.at.layer, s.slot, head);
+  const int d = kv.head_dim, group = step.num_q_heads / kv.num_kv_heads;
   const int history = History(step, head);
-  const KeyBlocks keys(step.pool, tokens, 0, history + s.num_tokens, transposed_keys);
+  const KeyBlocks keys(kv, tokens, 0, history + s.num_tokens, transposed_keys);
   std::vector<float> weights(keys.size());
   std::vector<float> query(static_cast<size_t>(d));
-  const int64_t stride = int64_t{step.num_q_heads + 2 * step.num_kv_heads} * d;
+  const int64_t stride = int64_t{step.num_q_heads + 2 * kv.num_kv_heads} * d;
   for (int row = 0; row < s.num_tokens * group; ++row) {
     const float* from = step.qkv.as<float>() + (s.first_token + row / group) * stride +
                         (int64_t{head} * group + row % group) * d;
@@ -53,17 +54,17 @@ void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys)
     }
   });
   for (int t = 0; t < p.count; ++t) {
-    p.out[int64_t{t} * p.step.num_kv_heads + head] = largest[static_cast<size_t>(t)];
+    p.out[int64_t{t} * p.step.at.kv().num_kv_heads + head] = largest[static_cast<size_t>(t)];
   }
 }
 
 void SumAttentionOf(const SumAttentionParams& p, int head, bool transposed_keys) {
-  std::vector<double> sums(static_cast<size_t>(History(p.step, head) + p.step.sequence.num_tokens));
+  std::vector<double> sums(static_cast<size_t>(History(p.step, head) + p.step.at.span(0).num_tokens));
   ForQueries(p.step, head, transposed_keys, [&](const float* weights, int length, float sum) {
     for (int t = 0; t < length - p.window; ++t) sums[static_cast<size_t>(t)] += weights[t] / sum;
   });
   for (size_t t = 0; t < sums.size(); ++t) {
-    p.out[static_cast<ptrdiff_t>(t) * p.step.num_kv_heads + head] += static_cast<float>(sums[t]);
+    p.out[static_cast<ptrdiff_t>(t) * p.step.at.kv().num_kv_heads + head] += static_cast<float>(sums[t]);
   }
 }
 

@@ -14,11 +14,14 @@ namespace {
 struct HeadAtBoundary {
   const ScoreParams& p;
   const BoundarySpan& s;
-  int head;
+  int layer, head;
   bool transposed_keys;
-  HeadTokens tokens{p.pool, p.pages, p.heads, s.slot, head};
-  int first = s.locked[p.heads.row[head]];
-  int length = s.length[p.heads.row[head]];
+  const KvView& kv = p.at.kv();
+  HeadTokens tokens{kv, layer, s.slot, head};
+  RowAtBoundary row =
+      RowOf(kv, s, kv.heads.group[layer * kv.num_kv_heads + head], p.window, p.sinks);
+  int first = row.first;
+  int length = row.length;
   int last = length - p.window;
 
   void Set(int token, double score) const {
@@ -27,8 +30,9 @@ struct HeadAtBoundary {
   // What the chunk's queries left for a KV head of the layer.
   const float* State(int kv_head) const {
     const int64_t floats =
-        QueryStateFloats(p.method, p.queries, p.num_kv_heads, p.window, p.pool.head_dim);
-    return p.state + (int64_t{s.slot} * p.num_kv_heads + kv_head) * floats;
+        QueryStateFloats(p.method, p.queries, kv.num_kv_heads, p.window, kv.head_dim);
+    return static_cast<const float*>(p.state) +
+           ((int64_t{layer} * p.shape.num_slots + s.slot) * kv.num_kv_heads + kv_head) * floats;
   }
 };
 
@@ -40,11 +44,11 @@ double Norm(const std::vector<float>& x) {
 
 // score(t) = -cos(k_t, mean over the whole row of k / |k|).
 void ScoreKeyDiff(const HeadAtBoundary& h) {
-  const auto d = static_cast<size_t>(h.p.pool.head_dim);
+  const auto d = static_cast<size_t>(h.kv.head_dim);
   std::vector<float> key(d);
   std::vector<double> mean(d);  // not divided by the count: the cosine does not care
   for (int t = 0; t < h.length; ++t) {
-    LoadKey(h.p.pool, h.tokens, t, h.transposed_keys, key.data());
+    LoadKey(h.kv, h.tokens, t, h.transposed_keys, key.data());
     const double norm = Norm(key), scale = norm > 0 ? 1 / norm : 0;
     for (size_t i = 0; i < d; ++i) mean[i] += key[i] * scale;
   }
@@ -52,7 +56,7 @@ void ScoreKeyDiff(const HeadAtBoundary& h) {
   for (double v : mean) mean_norm += v * v;
   mean_norm = std::sqrt(mean_norm);
   for (int t = h.first; t < h.last; ++t) {
-    LoadKey(h.p.pool, h.tokens, t, h.transposed_keys, key.data());
+    LoadKey(h.kv, h.tokens, t, h.transposed_keys, key.data());
     double dot = 0;
     for (size_t i = 0; i < d; ++i) dot += key[i] * mean[i];
     const double scale = Norm(key) * mean_norm;
@@ -65,7 +69,7 @@ void ScoreSnapKv(const HeadAtBoundary& h) {
   const int radius = q.pool_kernel / 2;
   const float* state = h.State(h.head);
   const auto attention = [&](int token) { return double{state[token - h.first + radius]}; };
-  const int queries = q.query_window * (q.num_q_heads / h.p.num_kv_heads);
+  const int queries = q.query_window * (q.num_q_heads / h.kv.num_kv_heads);
   for (int t = h.first; t < h.last; ++t) {
     const int begin = std::max(0, t - radius);
     const int end = std::min(t + radius + 1, q.pool_mean ? h.last : h.length);
@@ -81,7 +85,7 @@ void ScoreSnapKv(const HeadAtBoundary& h) {
 void ScoreTova(const HeadAtBoundary& h) {
   for (int t = h.first; t < h.last; ++t) {
     double sum = 0;
-    for (int head = 0; head < h.p.num_kv_heads; ++head) sum += h.State(head)[t - h.first];
+    for (int head = 0; head < h.kv.num_kv_heads; ++head) sum += h.State(head)[t - h.first];
     h.Set(t, sum / h.p.queries.num_q_heads);
   }
 }
@@ -128,11 +132,11 @@ void QuadraticForm(const float* squares, const float* block, int dim, float* out
 void ScoreExpectedAttention(const HeadAtBoundary& h) {
   constexpr int kBlock = KeyBlocks::kBlock;
   const QueryScoring& q = h.p.queries;
-  const int d = h.p.pool.head_dim, group = q.num_q_heads / h.p.num_kv_heads;
+  const int d = h.kv.head_dim, group = q.num_q_heads / h.kv.num_kv_heads;
   const int num_queries = q.chunk - (h.s.boundary == q.chunk ? q.sinks : 0);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const float square_scale = scale * scale / 2 / static_cast<float>(num_queries);
-  KeyBlocks keys(h.p.pool, h.tokens, h.first, h.length, h.transposed_keys);
+  KeyBlocks keys(h.kv, h.tokens, h.first, h.length, h.transposed_keys);
   RotateKeys(h.p.rope, h.s.boundary, q.future_positions, d, &keys);
   const auto count = static_cast<size_t>(h.length - h.first);
   std::vector<float> logits(keys.size());
@@ -158,15 +162,16 @@ void ScoreExpectedAttention(const HeadAtBoundary& h) {
   std::vector<float> value(static_cast<size_t>(d));
   for (int t = h.first; t < h.last; ++t) {
     const double score = attention[static_cast<size_t>(t - h.first)];
-    LoadValue(h.p.pool, h.tokens, t, value.data());
+    LoadValue(h.kv, h.tokens, t, value.data());
     h.Set(t, q.use_value_norm ? (score + q.epsilon) * Norm(value) : score);
   }
 }
 
 }  // namespace
 
-void ScoreHead(const ScoreParams& p, const BoundarySpan& s, int head, bool transposed_keys) {
-  const HeadAtBoundary h{p, s, head, transposed_keys};
+void ScoreHead(const ScoreParams& p, const BoundarySpan& s, int layer, int head,
+               bool transposed_keys) {
+  const HeadAtBoundary h{p, s, layer, head, transposed_keys};
   switch (p.method) {
     case ScoreMethod::kKeyDiff:
       return ScoreKeyDiff(h);

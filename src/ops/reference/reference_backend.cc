@@ -5,6 +5,7 @@
 
 #include "ops/backend.h"
 #include "ops/host/compression.h"
+#include "ops/host/host_backend.h"
 #include "ops/kv_element.h"
 #include "ops/reference/dequantize.h"
 
@@ -13,10 +14,8 @@ namespace {
 
 // Every op in the plainest form that is right, on one thread, sums in double: what all other
 // backends are compared with. Nothing here is for speed.
-class ReferenceBackend final : public Backend {
+class ReferenceBackend final : public HostBackend {
  public:
-  DType activation_dtype() const override { return DType::kF32; }
-  Buffer Allocate(size_t bytes) override { return Buffer::AllocateHost(bytes); }
   TensorView Upload(const TensorView& stored) override { return stored; }
   void Embedding(const EmbeddingParams& p) override;
   void RmsNorm(const RmsNormParams& p) override;
@@ -31,9 +30,6 @@ class ReferenceBackend final : public Backend {
   void Compact(const CompactParams& p) override;
   void MaxAttention(const MaxAttentionParams& p) override;
   void SumAttention(const SumAttentionParams& p) override;
-  void CopyPages(const CopyPagesParams& p) override;
-  void GatherRows(const GatherRowsParams& p) override;
-  void Synchronize() override {}
 };
 
 const void* StoredRow(const TensorView& table, int64_t row) {
@@ -43,7 +39,7 @@ const void* StoredRow(const TensorView& table, int64_t row) {
 void ReferenceBackend::Embedding(const EmbeddingParams& p) {
   const int64_t width = p.table.shape[1];
   for (int64_t t = 0; t < p.out.shape[0]; ++t) {
-    Dequantize(p.table.dtype, StoredRow(p.table, p.tokens[t]), width,
+    Dequantize(p.table.dtype, StoredRow(p.table, p.step->tokens[t]), width,
                p.out.as<float>() + t * width);
   }
 }
@@ -97,95 +93,95 @@ void ReferenceBackend::SiluMul(const SiluMulParams& p) {
 
 // Rotates a head in place by the angles position * inv_freq (RoFormer, equation 34).
 void Rotate(const AppendParams& p, int position, float* head) {
-  const int half = p.pool.head_dim / 2;
+  const int half = p.at.kv().head_dim / 2;
   for (int i = 0; i < half; ++i) {
-    const double angle = static_cast<double>(position) * p.inv_freq[i];
-    const double c = std::cos(angle) * p.rope_scale, s = std::sin(angle) * p.rope_scale;
-    float& a = head[p.rope_style == RopeStyle::kHalf ? i : 2 * i];
-    float& b = head[p.rope_style == RopeStyle::kHalf ? i + half : 2 * i + 1];
+    const double angle = static_cast<double>(position) * p.rope.inv_freq[i];
+    const double c = std::cos(angle) * p.rope.scale, s = std::sin(angle) * p.rope.scale;
+    float& a = head[p.rope.style == RopeStyle::kHalf ? i : 2 * i];
+    float& b = head[p.rope.style == RopeStyle::kHalf ? i + half : 2 * i + 1];
     const double x = a, y = b;
     a = static_cast<float>(x * c - y * s);
     b = static_cast<float>(x * s + y * c);
   }
 }
 
-// Where token `index` of KV head `head` of a sequence lies.
-struct Slot {
+// Where token `index` of KV head `head` of a sequence lies: its virtual page, and its place there.
+struct Place {
   int64_t virtual_page;
   int offset;
 };
-Slot Locate(const KvPoolView& pool, const PageTableView& pages, const LayerHeadMap& heads, int slot,
-            int head, int index) {
-  const int row = heads.row[head];
-  const int64_t entry =
-      (static_cast<int64_t>(slot) * pages.num_rows + row) * pages.max_pages_per_row +
-      index / pool.page_size;
-  return {static_cast<int64_t>(pages.ids[entry]) * pool.group_size + heads.column[head],
-          index % pool.page_size};
+Place Locate(const LayerRound& at, int slot, int head, int index) {
+  const KvView& kv = at.kv();
+  const int32_t page = kv.page_table[kv.Place(slot, at.group(head)) + index / kv.page_size];
+  return {int64_t{page} * kv.group_size + at.column(head), index % kv.page_size};
 }
 
 void ReferenceBackend::Append(const AppendParams& p) {
-  const int d = p.pool.head_dim;
-  const int64_t stride = static_cast<int64_t>(p.num_q_heads + 2 * p.num_kv_heads) * d;
-  for (const SequenceSpan& s : p.sequences) {
+  const KvView& kv = p.at.kv();
+  const int d = kv.head_dim, kv_heads = kv.num_kv_heads;
+  const int64_t stride = static_cast<int64_t>(p.num_q_heads + 2 * kv_heads) * d;
+  for (int n = 0; n < p.at.num_spans(); ++n) {
+    const SequenceSpan& s = p.at.span(n);
     for (int i = 0; i < s.num_tokens; ++i) {
-      const int token = s.first_token + i;
-      float* heads = p.qkv.as<float>() + token * stride;
-      for (int h = 0; h < p.num_q_heads + p.num_kv_heads; ++h) {
+      float* heads = p.qkv.as<float>() + (s.first_token + i) * stride;
+      for (int h = 0; h < p.num_q_heads + kv_heads; ++h) {
         const TensorView& norm = h < p.num_q_heads ? p.q_norm : p.k_norm;
         float* head = heads + h * d;
         if (!norm.empty()) NormVector(head, norm.as<float>(), d, p.epsilon, head);
-        Rotate(p, p.positions[token], head);
+        Rotate(p, s.position + i, head);
       }
-      for (int h = 0; h < p.num_kv_heads; ++h) {
+      for (int h = 0; h < kv_heads; ++h) {
         const float* key = heads + (p.num_q_heads + h) * d;
-        const float* value = key + p.num_kv_heads * d;
-        const Slot to =
-            Locate(p.pool, p.pages, p.heads, s.slot, h, s.row_history[p.heads.row[h]] + i);
+        const float* value = key + kv_heads * d;
+        const Place to = Locate(p.at, s.slot, h, p.at.History(s, p.at.group(h)) + i);
         for (int j = 0; j < d; ++j) {
-          const int64_t page = to.virtual_page * 2 * p.pool.page_size * d;
-          StoreKv(p.pool, page + to.offset * d + j, key[j]);
-          StoreKv(p.pool, page + (p.pool.page_size + to.offset) * d + j, value[j]);
+          const int64_t page = to.virtual_page * 2 * kv.page_size * d;
+          StoreKv(kv, page + to.offset * d + j, key[j]);
+          StoreKv(kv, page + (kv.page_size + to.offset) * d + j, value[j]);
         }
       }
     }
+    for (int h = 0; !p.new_scores.empty() && h < kv_heads; ++h) AppendScoresOf(p, s, h);
   }
 }
 
 // One query head of one token over the first `length` tokens of its row.
 void AttendHead(const AttentionParams& p, int slot, int kv_head, int length, const float* query,
                 float* out) {
-  const int d = p.pool.head_dim, page_size = p.pool.page_size;
+  const KvView& kv = p.at.kv();
+  const int d = kv.head_dim, page_size = kv.page_size;
   std::vector<double> weights(length), sum(d);
   double largest = -INFINITY, total = 0;
   for (int j = 0; j < length; ++j) {
-    const Slot at = Locate(p.pool, p.pages, p.heads, slot, kv_head, j);
+    const Place at = Locate(p.at, slot, kv_head, j);
     const int64_t key = (at.virtual_page * 2 * page_size + at.offset) * d;
     double dot = 0;
-    for (int i = 0; i < d; ++i) dot += static_cast<double>(query[i]) * LoadKv(p.pool, key + i);
+    for (int i = 0; i < d; ++i) dot += static_cast<double>(query[i]) * LoadKv(kv, key + i);
     weights[j] = dot * p.scale;
     largest = std::max(largest, weights[j]);
   }
   for (int j = 0; j < length; ++j) {
-    const Slot at = Locate(p.pool, p.pages, p.heads, slot, kv_head, j);
+    const Place at = Locate(p.at, slot, kv_head, j);
     const int64_t value = (at.virtual_page * 2 * page_size + page_size + at.offset) * d;
     const double weight = std::exp(weights[j] - largest);
     total += weight;
-    for (int i = 0; i < d; ++i) sum[i] += weight * LoadKv(p.pool, value + i);
+    for (int i = 0; i < d; ++i) sum[i] += weight * LoadKv(kv, value + i);
   }
   for (int i = 0; i < d; ++i) out[i] = static_cast<float>(sum[i] / total);
 }
 
 void ReferenceBackend::Attention(const AttentionParams& p) {
-  const int d = p.pool.head_dim;
-  const int64_t stride = static_cast<int64_t>(p.num_q_heads + 2 * p.num_kv_heads) * d;
-  const int group = p.num_q_heads / p.num_kv_heads;
-  for (const SequenceSpan& s : p.sequences) {
+  const KvView& kv = p.at.kv();
+  const int d = kv.head_dim;
+  const int64_t stride = static_cast<int64_t>(p.num_q_heads + 2 * kv.num_kv_heads) * d;
+  const int q_per_kv = p.num_q_heads / kv.num_kv_heads;
+  for (int n = 0; n < p.at.num_spans(); ++n) {
+    const SequenceSpan& s = p.at.span(n);
     for (int i = 0; i < s.num_tokens; ++i) {
       const int64_t token = s.first_token + i;
       for (int h = 0; h < p.num_q_heads; ++h) {
-        const int length = s.row_history[p.heads.row[h / group]] + i + 1;
-        AttendHead(p, s.slot, h / group, length, p.qkv.as<float>() + token * stride + h * d,
+        const int length = p.at.History(s, p.at.group(h / q_per_kv)) + i + 1;
+        AttendHead(p, s.slot, h / q_per_kv, length, p.qkv.as<float>() + token * stride + h * d,
                    p.out.as<float>() + (token * p.num_q_heads + h) * d);
       }
     }
@@ -197,51 +193,45 @@ void ReferenceBackend::FastKvzip(const FastKvzipParams& p) {
 }
 
 void ReferenceBackend::AppendScores(const AppendScoresParams& p) {
-  for (const SequenceSpan& s : p.sequences) {
-    for (int h = 0; h < p.scores.shape[1]; ++h) AppendScoresOf(p, s, h);
-  }
+  for (int h = 0; h < p.scores.shape[1]; ++h) AppendScoresOf(p, h);
 }
 
 void ReferenceBackend::ObserveQueries(const ObserveQueriesParams& p) {
-  for (const SequenceSpan& s : p.sequences) {
-    for (int h = 0; h < p.num_kv_heads; ++h) ObserveQueriesOf(p, s, h, transposed_keys());
+  for (int i = 0; i < p.at.num_spans(); ++i) {
+    for (int h = 0; h < p.at.kv().num_kv_heads; ++h) {
+      ObserveQueriesOf(p, p.at.span(i), h, transposed_keys());
+    }
+  }
+}
+
+// body(boundary, layer, head)
+template <class Body>
+void ForHeads(const BoundaryRange& at, const Body& body) {
+  for (int l = at.first_layer; l < at.first_layer + at.num_layers; ++l) {
+    for (int i = 0; i < at.count; ++i) {
+      for (int h = 0; h < at.kv().num_kv_heads; ++h) body(at.boundary(i), l, h);
+    }
   }
 }
 
 void ReferenceBackend::Score(const ScoreParams& p) {
-  for (const BoundarySpan& s : p.sequences) {
-    for (int h = 0; h < p.num_kv_heads; ++h) ScoreHead(p, s, h, transposed_keys());
-  }
+  ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
+    ScoreHead(p, s, layer, head, transposed_keys());
+  });
 }
 
 void ReferenceBackend::Compact(const CompactParams& p) {
-  for (const BoundarySpan& s : p.sequences) {
-    for (int h = 0; h < p.num_kv_heads; ++h) CompactHead(p, s, h, transposed_keys());
-  }
+  ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
+    CompactHead(p, s, layer, head, transposed_keys());
+  });
 }
 
 void ReferenceBackend::MaxAttention(const MaxAttentionParams& p) {
-  for (int h = 0; h < p.step.num_kv_heads; ++h) MaxAttentionOf(p, h, transposed_keys());
+  for (int h = 0; h < p.step.at.kv().num_kv_heads; ++h) MaxAttentionOf(p, h, transposed_keys());
 }
 
 void ReferenceBackend::SumAttention(const SumAttentionParams& p) {
-  for (int h = 0; h < p.step.num_kv_heads; ++h) SumAttentionOf(p, h, transposed_keys());
-}
-
-void ReferenceBackend::CopyPages(const CopyPagesParams& p) {
-  const size_t bytes =
-      BytesFor(p.pool.dtype, int64_t{2} * p.pool.group_size * p.pool.page_size * p.pool.head_dim);
-  for (size_t i = 0; i < p.from.size(); ++i) {
-    auto* pool = static_cast<std::byte*>(p.pool.data);
-    std::memcpy(pool + p.to[i] * bytes, pool + p.from[i] * bytes, bytes);
-  }
-}
-
-void ReferenceBackend::GatherRows(const GatherRowsParams& p) {
-  const size_t bytes = BytesFor(p.in.dtype, p.in.shape[1]);
-  for (size_t i = 0; i < p.rows.size(); ++i) {
-    std::memcpy(p.out.as<std::byte>() + i * bytes, StoredRow(p.in, p.rows[i]), bytes);
-  }
+  for (int h = 0; h < p.step.at.kv().num_kv_heads; ++h) SumAttentionOf(p, h, transposed_keys());
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ TEST(InspectReport, ShowsEveryLayerGroupAndContext) {
   in.compression.ratio = 0.5f;
   in.head_dim = 64;
   in.groups = GroupHeads(gate.demand, 0.5f, BudgetLevel::kCrossLayer, 2);
-  in.row_shares = RowDemand(gate.demand, *in.groups, 0.5f, BudgetLevel::kCrossLayer);
+  in.row_shares = GroupDemand(gate.demand, *in.groups, 0.5f, BudgetLevel::kCrossLayer);
   in.contexts = {1024, 4096};
   in.concurrencies = {1, 10};
   in.table = BuildRetentionTable(in.compression, in.row_shares, 16, 4096 + 256);

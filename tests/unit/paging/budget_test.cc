@@ -12,7 +12,7 @@ constexpr int kPage = 16;
 
 int64_t SumAt(const RetentionTable& table, int boundary) {
   int64_t sum = 0;
-  for (int row = 0; row < table.num_rows(); ++row) sum += table.Retained(row, boundary);
+  for (int group = 0; group < table.num_groups(); ++group) sum += table.Retained(group, boundary);
   return sum;
 }
 
@@ -25,18 +25,18 @@ TEST(Budget, SumsAreExactAtEveryBoundary) {
     for (double& d : demand) d = std::pow(double(random() % 1000) / 1000, 3);
     const int max_tokens = 4000;
     const RetentionTable table = BuildRetentionTable(config, demand, kPage, max_tokens);
-    const int rows = table.num_rows(), floor = RetentionFloor(config, kPage);
+    const int groups = table.num_groups(), floor = RetentionFloor(config, kPage);
     ASSERT_GE(table.max_tokens(), max_tokens);
     for (int b = config.chunk; b < max_tokens; b += config.chunk) {
       int64_t least = 0;
-      for (int row = 0; row < rows; ++row) {
-        const int now = table.Retained(row, b), before = table.Retained(row, b - config.chunk);
+      for (int group = 0; group < groups; ++group) {
+        const int now = table.Retained(group, b), before = table.Retained(group, b - config.chunk);
         ASSERT_EQ(now % kPage, 0);
         ASSERT_GE(now, std::min(std::max(before, floor), before + config.chunk));
         ASSERT_LE(now, before + config.chunk);
         least += std::max(before, std::min(floor, before + config.chunk));
       }
-      const double share = double(std::lround(config.ratio * 100)) / 100 * b * rows;
+      const double share = double(std::lround(config.ratio * 100)) / 100 * b * groups;
       if (double(least) <= share) {
         ASSERT_LE(std::abs(double(SumAt(table, b)) - share), kPage * 0.5 + 1e-6)
             << "seed 1, trial " << trial;
@@ -52,8 +52,8 @@ TEST(Budget, LengthsAreNearestToTheirTargets) {
   const std::vector<double> demand = {0.9, 0.5, 0.35, 0.25};
   const RetentionTable table = BuildRetentionTable(config, demand, kPage, 8192);
   for (int b = 256; b < 8192; b += 256) {
-    for (int row = 0; row < 4; ++row) {
-      EXPECT_LT(std::abs(table.Retained(row, b) - demand[row] * b), kPage) << row << " at " << b;
+    for (int group = 0; group < 4; ++group) {
+      EXPECT_LT(std::abs(table.Retained(group, b) - demand[group] * b), kPage) << group << " at " << b;
     }
   }
 }
@@ -62,7 +62,7 @@ TEST(Budget, EqualDemandGivesEqualLengthsWhereTheyDivide) {
   const CompressionConfig config{.ratio = 0.25f, .chunk = 256};
   const RetentionTable table =
       BuildRetentionTable(config, std::vector<double>(7, 0.3), kPage, 2048);
-  for (int row = 0; row < 7; ++row) EXPECT_EQ(table.Retained(row, 1024), 256);
+  for (int group = 0; group < 7; ++group) EXPECT_EQ(table.Retained(group, 1024), 256);
 }
 
 TEST(Budget, TheUnitOfDemandDoesNotMatter) {
@@ -72,7 +72,7 @@ TEST(Budget, TheUnitOfDemandDoesNotMatter) {
   const RetentionTable a = BuildRetentionTable(config, demand, kPage, 4096);
   const RetentionTable b = BuildRetentionTable(config, doubled, kPage, 4096);
   for (int n = 256; n < 4096; n += 256) {
-    for (int row = 0; row < 5; ++row) EXPECT_EQ(a.Retained(row, n), b.Retained(row, n));
+    for (int group = 0; group < 5; ++group) EXPECT_EQ(a.Retained(group, n), b.Retained(group, n));
   }
 }
 

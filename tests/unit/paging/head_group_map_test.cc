@@ -7,21 +7,21 @@ namespace {
 
 TEST(HeadGroupMap, NaturalOrderCutsRunsOfHeads) {
   const HeadGroupMap map = HeadGroupMap::Natural(3, 2, 3);
-  EXPECT_EQ(map.num_rows(), 2);
-  EXPECT_EQ(map.rows(0)[0], 0);
-  EXPECT_EQ(map.rows(1)[0], 0);
+  EXPECT_EQ(map.num_groups(), 2);
+  EXPECT_EQ(map.groups(0)[0], 0);
+  EXPECT_EQ(map.groups(1)[0], 0);
   EXPECT_EQ(map.columns(1)[0], 2);
-  EXPECT_EQ(map.rows(1)[1], 1);  // a group spans layers
+  EXPECT_EQ(map.groups(1)[1], 1);  // a group spans layers
   EXPECT_EQ(map.columns(2)[1], 2);
 }
 
 TEST(HeadGroupMap, FollowsTheOrder) {
   const HeadGroupMap map(2, 2, 2, std::vector<int32_t>{3, 0, 2, 1});
-  EXPECT_EQ(map.rows(1)[1], 0);
+  EXPECT_EQ(map.groups(1)[1], 0);
   EXPECT_EQ(map.columns(1)[1], 0);
-  EXPECT_EQ(map.rows(0)[0], 0);
+  EXPECT_EQ(map.groups(0)[0], 0);
   EXPECT_EQ(map.columns(0)[0], 1);
-  EXPECT_EQ(map.rows(0)[1], 1);
+  EXPECT_EQ(map.groups(0)[1], 1);
   EXPECT_EQ(map.columns(0)[1], 1);
 }
 

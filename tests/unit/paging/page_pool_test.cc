@@ -14,15 +14,15 @@ TEST(PagePool, PagesPassFromHoldersToKeepersToFree) {
   Pages pages(2);
   pool.Take(pages);
   EXPECT_EQ(pool.num_held(), 2);
-  pool.Keep(pages);
+  pool.AddCacheRefs(pages);
   EXPECT_EQ(pool.num_evictable(), 0);
-  pool.Release(pages);
+  pool.DropSequenceRefs(pages);
   EXPECT_EQ(pool.num_evictable(), 2);
-  pool.Hold(Pages{pages[0]});
+  pool.AddSequenceRefs(Pages{pages[0]});
   EXPECT_EQ(pool.num_evictable(), 1);
-  pool.Drop(pages);
+  pool.DropCacheRefs(pages);
   EXPECT_EQ(pool.num_free(), 2);
-  pool.Release(Pages{pages[0]});
+  pool.DropSequenceRefs(Pages{pages[0]});
   EXPECT_EQ(pool.num_free(), 3);
   const Pages none(3);
   pool.CheckInvariants(none, none);
@@ -31,10 +31,10 @@ TEST(PagePool, PagesPassFromHoldersToKeepersToFree) {
 TEST(PagePoolDeathTest, NoDoubleFree) {
   PagePool pool(2);
   const Pages page = {pool.Take()};
-  pool.Release(page);
-  EXPECT_DEATH(pool.Release(page), "is not held");
-  EXPECT_DEATH(pool.Drop(page), "is not kept");
-  EXPECT_DEATH(pool.Hold(page), "is free");
+  pool.DropSequenceRefs(page);
+  EXPECT_DEATH(pool.DropSequenceRefs(page), "is not held");
+  EXPECT_DEATH(pool.DropCacheRefs(page), "is not kept");
+  EXPECT_DEATH(pool.AddSequenceRefs(page), "is free");
   pool.Take();
   pool.Take();
   EXPECT_DEATH(pool.Take(), "0 free pages");

@@ -5,7 +5,7 @@
 namespace tangram {
 namespace {
 
-constexpr int kPageSize = 4, kRows = 2, kChunk = 8;
+constexpr int kPageSize = 4, kGroups = 2, kChunk = 8;
 
 class PrefixCacheTest : public testing::Test {
  protected:
@@ -13,14 +13,14 @@ class PrefixCacheTest : public testing::Test {
   void Fill(int num_tokens) {
     Release();
     for (int i = 0; i < (num_tokens + kPageSize - 1) / kPageSize; ++i) {
-      for (int row = 0; row < kRows; ++row) {
-        table_.row(0, row)[i] = pool_.Take();
-        held_.push_back(table_.row(0, row)[i]);
+      for (int group = 0; group < kGroups; ++group) {
+        table_.group(0, group)[i] = pool_.Take();
+        held_.push_back(table_.group(0, group)[i]);
       }
     }
   }
-  void Release() {
-    pool_.Release(held_);
+  void DropSequenceRefs() {
+    pool_.DropSequenceRefs(held_);
     held_.clear();
   }
   // A finished sequence's state.
@@ -30,7 +30,7 @@ class PrefixCacheTest : public testing::Test {
     Release();
     Check();
   }
-  PrefixCache::Kind Kind(uint64_t salt) const { return {salt, 0, &full_}; }
+  PrefixCache::Namespace Kind(uint64_t salt) const { return {salt, 0, &full_}; }
   PrefixCache::Match Find(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
     return cache_.Find(Kind(salt), tokens, kChunk);
   }
@@ -38,16 +38,16 @@ class PrefixCacheTest : public testing::Test {
     return Find(tokens, salt).num_tokens;
   }
   void Check() {
-    std::vector<int32_t> holders(pool_.size()), keepers(pool_.size());
-    for (const int32_t page : held_) ++holders[page];
-    cache_.CheckInvariants(keepers);
-    pool_.CheckInvariants(holders, keepers);
+    std::vector<int32_t> sequence_refs(pool_.size()), cache_refs(pool_.size());
+    for (const int32_t page : held_) ++sequence_refs[page];
+    cache_.CheckInvariants(cache_refs);
+    pool_.CheckInvariants(sequence_refs, cache_refs);
   }
 
   PagePool pool_{40};
-  PageTable table_{1, kRows, 10};
-  RetentionTable full_ = RetentionTable::Full(kRows, kChunk);
-  PrefixCache cache_{kPageSize, kRows, kChunk, /*max_history=*/80, &pool_};
+  PageTable table_{1, kGroups, 10};
+  RetentionTable full_ = RetentionTable::Full(kGroups, kChunk);
+  PrefixCache cache_{kPageSize, kGroups, kChunk, /*max_history=*/80, &pool_};
   std::vector<int32_t> held_;
 };
 
@@ -77,7 +77,7 @@ TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
   match = Find({1, 2, 3, 4, 5, 0});
   EXPECT_EQ(match.shared.size(), 1u);
   ASSERT_FALSE(match.copied.empty());  // slot 1 of the page has another's 6
-  pool_.Hold(match.copied);
+  pool_.AddSequenceRefs(match.copied);
   match = Find({1, 2, 3, 4, 5, 6, 7});
   EXPECT_EQ(match.shared.size(), 1u);  // someone else goes on in that page already
   EXPECT_FALSE(match.copied.empty());
@@ -86,9 +86,9 @@ TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
 TEST_F(PrefixCacheTest, StoresACommonPrefixOnce) {
   Leave({1, 2, 3, 4, 5, 6, 7, 8});
   Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});
-  EXPECT_EQ(pool_.num_evictable(), 3 * kRows);
+  EXPECT_EQ(pool_.num_evictable(), 3 * kGroups);
   Leave({1, 2, 3, 4, 5, 6, 7, 8, 9, 10});  // lengthens the last block
-  EXPECT_EQ(pool_.num_evictable(), 3 * kRows);
+  EXPECT_EQ(pool_.num_evictable(), 3 * kGroups);
   EXPECT_EQ(cache_.num_blocks(), 4);  // and the top
 }
 
@@ -114,7 +114,7 @@ TEST_F(PrefixCacheTest, CountsEndsThatAreKeptAndThoseThatWent) {
   Leave({9, 9, 9, 9}, /*salt=*/1);
   EXPECT_EQ(cache_.num_ends(), 3);
   EXPECT_EQ(Found({1, 2, 3, 4, 6, 6}), 6);  // the longest is the oldest now
-  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
+  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kGroups); };
   evict_one();
   EXPECT_EQ(cache_.num_ends(), 3);
   EXPECT_EQ(cache_.ends_evicted(), 0u) << "it is only shorter";
@@ -133,7 +133,7 @@ TEST_F(PrefixCacheTest, WhatIsBehindACommonBeginningStaysAsOldAsItWas) {
   Leave(b);
   EXPECT_EQ(Found({1, 2, 3, 4, 0}), 4);
   EXPECT_EQ(cache_.num_blocks(), 4);
-  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
+  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kGroups); };
   evict_one();
   Check();
   EXPECT_EQ(Found(b), 4);
@@ -152,7 +152,7 @@ TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 4);
   EXPECT_EQ(pool_.num_evictable(), 0);
   Release();
-  EXPECT_EQ(pool_.num_evictable(), kRows);
+  EXPECT_EQ(pool_.num_evictable(), kGroups);
 }
 
 TEST_F(PrefixCacheTest, WhatSomebodyWaitsForIsEvictedLastTheEndOfTheQueueFirst) {
@@ -160,9 +160,9 @@ TEST_F(PrefixCacheTest, WhatSomebodyWaitsForIsEvictedLastTheEndOfTheQueueFirst) 
   Leave(a);
   Leave(b);
   Leave(c);
-  cache_.Await(Kind(0), a, kChunk, /*rank=*/1);
-  cache_.Await(Kind(0), b, kChunk, /*rank=*/2);
-  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
+  cache_.PinForQueued(Kind(0), a, kChunk, /*rank=*/1);
+  cache_.PinForQueued(Kind(0), b, kChunk, /*rank=*/2);
+  const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kGroups); };
   evict_one();
   EXPECT_EQ(Found(c), 0);  // though used last
   evict_one();
@@ -180,9 +180,9 @@ TEST_F(PrefixCacheTest, WhatSequencesHoldIsPassedOverHoweverOld) {
   Leave({5, 6, 7, 8});
   const auto pages = Find({1, 2, 3, 4}).shared[0];
   held_.assign(pages.begin(), pages.end());
-  pool_.Hold(held_);
-  cache_.Await(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
-  cache_.Evict(pool_.num_free() + kRows);
+  pool_.AddSequenceRefs(held_);
+  cache_.PinForQueued(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
+  cache_.Evict(pool_.num_free() + kGroups);
   EXPECT_EQ(Found({1, 2, 3, 4}), 4);
   EXPECT_EQ(Found({5, 6, 7, 8}), 0);
   Check();
@@ -192,13 +192,13 @@ TEST_F(PrefixCacheTest, ARetiredStateGoesFirstUnlessOthersGoOnFromIt) {
   Leave({1, 1, 1, 1});
   Leave({2, 2, 2, 2, 3, 3});
   Leave({2, 2, 2, 2, 4, 4});
-  cache_.Retire(Kind(0), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
+  cache_.MarkEvictFirst(Kind(0), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
   Check();
-  cache_.Evict(pool_.num_free() + kRows);
+  cache_.Evict(pool_.num_free() + kGroups);
   EXPECT_EQ(Found({2, 2, 2, 2, 3, 3}), 4);  // the part that is the other's too stays
   EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);
-  cache_.Retire(Kind(0), std::vector<int32_t>{2, 2, 2, 2}, 0);
-  cache_.Evict(pool_.num_free() + kRows);
+  cache_.MarkEvictFirst(Kind(0), std::vector<int32_t>{2, 2, 2, 2}, 0);
+  cache_.Evict(pool_.num_free() + kGroups);
   EXPECT_EQ(Found({1, 1, 1, 1}), 0);
   EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);
   Check();

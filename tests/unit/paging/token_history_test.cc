@@ -22,7 +22,7 @@ TEST(TokenHistory, FindsTheLastWholeChunkInCommon) {
 
 TEST(TokenHistory, ForgetsTheOldestFromTheEndButNeverAState) {
   TokenHistory history(1, 4);
-  HistoryChunk* kept = history.Add(0, Tokens{1});
+  HistoryNode* kept = history.Add(0, Tokens{1});
   history.AddState(*kept, 5);
   history.Add(0, Tokens{2, 3});
   history.Add(0, Tokens{4, 5, 6});

@@ -8,13 +8,13 @@
 namespace tangram {
 namespace {
 
-constexpr int kPage = 4, kRows = 2, kChunk = 16, kWindow = 4;
+constexpr int kPage = 4, kGroups = 2, kChunk = 16, kWindow = 4;
 
-// Row 0 keeps a quarter, row 1 a half.
+// Row 0 keeps a quarter, group 1 a half.
 RetentionTable Half() {
   std::vector<int32_t> retained;
   for (int i = 1; i <= 20; ++i) retained.insert(retained.end(), {4 * i, 8 * i});
-  return RetentionTable(kRows, kChunk, 38, std::move(retained));
+  return RetentionTable(kGroups, kChunk, 38, std::move(retained));
 }
 
 class CompressionTest : public testing::Test {
@@ -23,11 +23,11 @@ class CompressionTest : public testing::Test {
 
   void Make(SchedulerConfig config) {
     config.page_size = kPage;
-    config.num_rows = kRows;
+    config.num_groups = kGroups;
     config.max_model_len = 320;
     config.window = kWindow;
     if (config.num_pages == 0) config.num_pages = 2000;
-    scheduler_.emplace(config, std::vector{RetentionTable::Full(kRows, kChunk), Half()});
+    scheduler_.emplace(config, std::vector{RetentionTable::Full(kGroups, kChunk), Half()});
   }
   void Ask(RequestId id, std::vector<TokenId> prompt, int max_tokens, float ratio = 0.38f) {
     Request request{.id = id, .prompt = std::move(prompt), .compression_ratio = ratio};
@@ -175,7 +175,7 @@ TEST_F(CompressionTest, ACommonSystemPromptIsStoredOnce) {
   const int64_t shared = (table.Retained(0, kSystem) + table.Retained(1, kSystem)) / kPage;
   EXPECT_EQ(Held(), shared + kUsers * (table.Pages(n, kPage) - shared));
   for (; n < kSystem + 2 * kChunk + 5; ++n) Step();  // past two boundaries
-  const int64_t window = kRows * kWindow / kPage;
+  const int64_t window = kGroups * kWindow / kPage;
   EXPECT_EQ(Held(), shared - window + kUsers * (table.Pages(n, kPage) - shared + window));
   EXPECT_EQ(scheduler_->Stats().num_preemptions, 0u);
 }
@@ -189,7 +189,7 @@ TEST_F(CompressionTest, CopiesAreMadeOnlyOfWhatIsSharedAndWritten) {
     step = Step();
     copies += step.page_copies.size();
   } while (step.sequences[0].num_computed < 64);
-  // At 64, rows become 16 + 1 and 32 + 1 long; 12 - 4 and 24 - 4 tokens never change.
+  // At 64, groups become 16 + 1 and 32 + 1 long; 12 - 4 and 24 - 4 tokens never change.
   EXPECT_EQ(copies, (5 - 2) + (9 - 5));
   do {
     step = Step();

@@ -94,7 +94,7 @@ Trace::Trace(int seed)
       config_(RandomConfig()),
       vocab_size_(Uniform(2, 4)),
       scheduler_(config_, RandomTables()),
-      model_({config_.max_num_seqs, config_.num_rows,
+      model_({config_.max_num_seqs, config_.num_groups,
               (config_.max_model_len + config_.page_size - 1) / config_.page_size,
               config_.page_size, config_.num_pages, vocab_size_},
              rule_) {}
@@ -105,12 +105,12 @@ SchedulerConfig Trace::RandomConfig() {
   chunk_ = config.page_size * Uniform(1, 3);
   rule_.window = Uniform(1, std::max(1, chunk_ / 2));
   rule_.sinks = Uniform(0, std::min(2, chunk_ - rule_.window));
-  config.num_rows = Uniform(1, 3);
+  config.num_groups = Uniform(1, 3);
   config.max_num_seqs = Uniform(1, 8);
   config.max_num_batched_tokens = Uniform(1, 40);
   config.max_model_len = Uniform(16, 120);
   const int one = (config.max_model_len + config.page_size - 1) / config.page_size;
-  config.num_pages = config.num_rows * (one + Uniform(0, one));
+  config.num_pages = config.num_groups * (one + Uniform(0, one));
   config.enable_prefix_caching = Chance(90);
   config.priority_policy = Chance(30);
   config.window = rule_.window;
@@ -122,18 +122,18 @@ SchedulerConfig Trace::RandomConfig() {
 // Ratio 1, and up to two others with any increments.
 std::vector<RetentionTable> Trace::RandomTables() {
   std::vector<RetentionTable> tables;
-  tables.push_back(RetentionTable::Full(config_.num_rows, chunk_));
-  const int floor = rule_.sinks + rule_.window, rows = config_.num_rows, page = config_.page_size;
+  tables.push_back(RetentionTable::Full(config_.num_groups, chunk_));
+  const int floor = rule_.sinks + rule_.window, groups = config_.num_groups, page = config_.page_size;
   for (int percent = 30; percent <= 60; percent += 30) {
     if (Chance(20)) continue;
     std::vector<int32_t> retained;
-    for (int i = 0; i < (config_.max_model_len / chunk_ + 1) * rows; ++i) {
-      const int before = i < rows ? 0 : retained[i - rows];
+    for (int i = 0; i < (config_.max_model_len / chunk_ + 1) * groups; ++i) {
+      const int before = i < groups ? 0 : retained[i - groups];
       const int least = (std::max(before, floor) + page - 1) / page * page;
       const int most = (before + chunk_) / page * page;
       retained.push_back(least + Uniform(0, (most - least) / page * percent / 60) * page);
     }
-    tables.emplace_back(rows, chunk_, percent, std::move(retained));
+    tables.emplace_back(groups, chunk_, percent, std::move(retained));
   }
   percents_.clear();
   for (const RetentionTable& table : tables) percents_.push_back(table.percent());
@@ -164,7 +164,7 @@ void Trace::Ask() {
   request.compression_ratio = float(percents_[Uniform(Chance(25) ? 0 : int(percents_.size()) / 2,
                                                       int(percents_.size()) - 1)]) /
                               100;
-  if (!scheduler_.Fits(request)) return;  // compressed late, a row may need more than in the end
+  if (!scheduler_.Fits(request)) return;  // compressed late, a group may need more than in the end
   Asked asked{.request = request,
               .tokens = request.prompt,
               .num_known = request.prompt.size(),
@@ -233,9 +233,9 @@ void Trace::Check(const ScheduledSequence& seq, Asked& asked) {
   while (asked.dense.num_computed() < seq.num_computed + seq.num_tokens) {
     asked.dense.Process(asked.tokens[asked.dense.num_computed()]);
   }
-  for (int row = 0; row < config_.num_rows; ++row) {
-    ASSERT_EQ(int(asked.dense.row(row).size()),
-              scheduler_.table(seq.table).Length(row, asked.dense.num_computed()));
+  for (int group = 0; group < config_.num_groups; ++group) {
+    ASSERT_EQ(int(asked.dense.group(group).size()),
+              scheduler_.table(seq.table).Length(group, asked.dense.num_computed()));
   }
   ASSERT_EQ(model_.Difference(seq.slot, asked.dense), "") << "request " << seq.id;
   ASSERT_EQ(seq.samples, asked.dense.num_computed() == int(asked.num_known));

@@ -12,13 +12,13 @@ SchedulerConfig Config(int64_t num_pages = 1000) {
           .max_num_batched_tokens = 32,
           .max_model_len = 256,
           .page_size = 4,
-          .num_rows = 2,
+          .num_groups = 2,
           .num_pages = num_pages};
 }
 
 Scheduler Make(const SchedulerConfig& config) {
   std::vector<RetentionTable> tables;
-  tables.push_back(RetentionTable::Full(config.num_rows, 64));
+  tables.push_back(RetentionTable::Full(config.num_groups, 64));
   return Scheduler(config, std::move(tables));
 }
 
@@ -92,7 +92,7 @@ TEST(Scheduler, AbortBetweenScheduleAndCompleteGivesNoResult) {
 
 TEST(Scheduler, FitsComparesThePeakWithThePool) {
   const Scheduler scheduler = Make(Config(20));
-  EXPECT_TRUE(scheduler.Fits(Ask(1, 30, 11)));  // 40 processed tokens, 2 rows of 10 pages
+  EXPECT_TRUE(scheduler.Fits(Ask(1, 30, 11)));  // 40 processed tokens, 2 groups of 10 pages
   EXPECT_FALSE(scheduler.Fits(Ask(1, 30, 12)));
 }
 
@@ -123,7 +123,7 @@ TEST(Scheduler, PreemptionLosesNothing) {
 
 TEST(Scheduler, ARequestThatDoesNotFitYetWaitsAndThoseBehindItToo) {
   Scheduler scheduler = Make(Config(2 * 12));
-  scheduler.Add(Ask(1, 30, 8));  // 8 pages a row of 12
+  scheduler.Add(Ask(1, 30, 8));  // 8 pages a group of 12
   scheduler.Add(Ask(2, 30, 8, 1000));
   scheduler.Add(Ask(3, 2, 2, 2000));
   EXPECT_EQ(scheduler.Schedule().sequences.size(), 1u);
@@ -169,7 +169,7 @@ TEST(Scheduler, AFollowingTurnProcessesOnlyWhatIsNew) {
   scheduler.Add(other);
   scheduler.Schedule();
   EXPECT_EQ(scheduler.NumCachedTokens(3), 21);
-  EXPECT_EQ(step.page_copies.size(), 2u);  // one in each row
+  EXPECT_EQ(step.page_copies.size(), 2u);  // one in each group
   EXPECT_EQ(scheduler.Stats().prefix_cache_hits, 24u + 21u);
 }
 

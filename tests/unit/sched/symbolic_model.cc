@@ -19,22 +19,22 @@ uint64_t Mix(uint64_t a, uint64_t b) {  // the finalizer of SplitMix64
   return x ^ (x >> 31);
 }
 
-uint64_t Digest(const SymbolicKv& kv, int row, int index) {
-  return Mix(kv.prefix, uint64_t(kv.position) << 32 | uint64_t(row) << 16 | uint64_t(index));
+uint64_t Digest(const SymbolicKv& kv, int group, int index) {
+  return Mix(kv.prefix, uint64_t(kv.position) << 32 | uint64_t(group) << 16 | uint64_t(index));
 }
 
-// Which of a row's tokens stay at `boundary`, as indices: what the boundary before kept, its window
+// Which of a group's tokens stay at `boundary`, as indices: what the boundary before kept, its window
 // excepted (sinks at the first), the last `window` tokens, and the best scored of the rest; a score
 // is a hash.
-std::vector<int> Kept(const std::vector<SymbolicKv>& row, int row_index,
+std::vector<int> Kept(const std::vector<SymbolicKv>& group, int row_index,
                       const RetentionTable& table, int boundary, CompressionRule rule) {
-  const int size = static_cast<int>(row.size());
+  const int size = static_cast<int>(group.size());
   const int before = table.Retained(row_index, boundary - table.chunk());
   const int fixed = before == 0 ? rule.sinks : before - rule.window;
   const int scored = table.Retained(row_index, boundary) - fixed - rule.window;
   std::vector<int> rest(size - rule.window - fixed);
   std::iota(rest.begin(), rest.end(), fixed);
-  std::ranges::sort(rest, std::greater{}, [&](int i) { return Mix(row[i].prefix, row_index); });
+  std::ranges::sort(rest, std::greater{}, [&](int i) { return Mix(group[i].prefix, row_index); });
   TANGRAM_CHECK(0 <= scored && scored <= int(rest.size()), "{} of {}", scored, rest.size());
   std::vector<int> kept(fixed);
   std::iota(kept.begin(), kept.end(), 0);
@@ -47,20 +47,20 @@ std::vector<int> Kept(const std::vector<SymbolicKv>& row, int row_index,
 }  // namespace
 
 DenseRun::DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt)
-    : table_(&table), rule_(rule), last_prefix_(salt), rows_(table.num_rows()) {}
+    : table_(&table), rule_(rule), last_prefix_(salt), rows_(table.num_groups()) {}
 
 void DenseRun::Process(TokenId token) {
   const int position = num_computed_++;
   const bool at_boundary = position > 0 && position % table_->chunk() == 0 && !table_->full();
   last_prefix_ = Mix(last_prefix_, uint64_t(token));
-  for (int r = 0; r < table_->num_rows(); ++r) {
-    auto& row = rows_[r];
+  for (int r = 0; r < table_->num_groups(); ++r) {
+    auto& group = rows_[r];
     if (at_boundary) {
       std::vector<SymbolicKv> kept;
-      for (const int i : Kept(row, r, *table_, position, rule_)) kept.push_back(row[i]);
-      row = std::move(kept);
+      for (const int i : Kept(group, r, *table_, position, rule_)) kept.push_back(group[i]);
+      group = std::move(kept);
     }
-    row.push_back({last_prefix_, position});
+    group.push_back({last_prefix_, position});
   }
 }
 
@@ -76,13 +76,13 @@ SymbolicModel::SymbolicModel(Shape shape, CompressionRule rule)
     : shape_(shape),
       rule_(rule),
       pool_(shape.num_pages * shape.page_size),
-      page_table_(size_t(shape.num_slots) * shape.num_rows * shape.max_pages_per_row, -1) {}
+      page_table_(size_t(shape.num_slots) * shape.num_groups * shape.max_pages, -1) {}
 
 void SymbolicModel::Begin(const SchedulerOutput& output, const PageTable& pages) {
   for (const PageUpdate& u : output.page_updates) {
-    const size_t row = size_t(u.slot) * shape_.num_rows + u.row;
-    std::copy_n(pages.row(u.slot, u.row) + u.first, u.count,
-                page_table_.begin() + row * shape_.max_pages_per_row + u.first);
+    const size_t group = size_t(u.slot) * shape_.num_groups + u.group;
+    std::copy_n(pages.group(u.slot, u.group) + u.first, u.count,
+                page_table_.begin() + group * shape_.max_pages + u.first);
   }
   std::set<int32_t> written;
   for (const PageCopy& copy : output.page_copies) {
@@ -95,25 +95,25 @@ void SymbolicModel::Begin(const SchedulerOutput& output, const PageTable& pages)
   }
 }
 
-const SymbolicKv& SymbolicModel::At(int slot, int row, int index) const {
-  const size_t first = (size_t(slot) * shape_.num_rows + row) * shape_.max_pages_per_row;
+const SymbolicKv& SymbolicModel::At(int slot, int group, int index) const {
+  const size_t first = (size_t(slot) * shape_.num_groups + group) * shape_.max_pages;
   const int32_t page = page_table_[first + index / shape_.page_size];
-  TANGRAM_CHECK(page >= 0 && page < shape_.num_pages, "slot {} row {} index {}: page {}", slot, row,
+  TANGRAM_CHECK(page >= 0 && page < shape_.num_pages, "slot {} group {} index {}: page {}", slot, group,
                 index, page);
   return pool_[int64_t{page} * shape_.page_size + index % shape_.page_size];
 }
 
-SymbolicKv& SymbolicModel::At(int slot, int row, int index) {
-  return const_cast<SymbolicKv&>(std::as_const(*this).At(slot, row, index));
+SymbolicKv& SymbolicModel::At(int slot, int group, int index) {
+  return const_cast<SymbolicKv&>(std::as_const(*this).At(slot, group, index));
 }
 
 void SymbolicModel::Compress(int slot, const RetentionTable& table, int boundary) {
-  for (int r = 0; r < shape_.num_rows; ++r) {
-    std::vector<SymbolicKv> row(table.Length(r, boundary));
-    for (size_t i = 0; i < row.size(); ++i) row[i] = At(slot, r, int(i));
-    const std::vector<int> kept = Kept(row, r, table, boundary, rule_);
+  for (int r = 0; r < shape_.num_groups; ++r) {
+    std::vector<SymbolicKv> group(table.Length(r, boundary));
+    for (size_t i = 0; i < group.size(); ++i) group[i] = At(slot, r, int(i));
+    const std::vector<int> kept = Kept(group, r, table, boundary, rule_);
     for (size_t i = 0; i < kept.size(); ++i) {  // what stays in place is not written
-      if (kept[i] != int(i)) At(slot, r, int(i)) = row[kept[i]];
+      if (kept[i] != int(i)) At(slot, r, int(i)) = group[kept[i]];
     }
   }
 }
@@ -124,17 +124,17 @@ TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& t
   const int end = seq.num_computed + seq.num_tokens;
   for (int n = seq.num_computed; n < end; ++n) {
     uint64_t prefix = salt;
-    const bool compressed = n == seq.boundary;  // then the row's last token lies elsewhere
+    const bool compressed = n == seq.boundary;  // then the group's last token lies elsewhere
     if (n > 0) {
       const int length = compressed ? table.Retained(0, n) : table.Length(0, n);
       prefix = At(seq.slot, 0, length - 1).prefix;
     }
     if (n % table.chunk() == 0 && !compressed && !table.full()) Compress(seq.slot, table, n);
-    for (int r = 0; r < shape_.num_rows; ++r) {
+    for (int r = 0; r < shape_.num_groups; ++r) {
       At(seq.slot, r, table.Length(r, n + 1) - 1) = {Mix(prefix, uint64_t(tokens[n])), n};
     }
   }
-  for (int r = 0; r < shape_.num_rows; ++r) {
+  for (int r = 0; r < shape_.num_groups; ++r) {
     const int length = table.Length(r, end);
     for (int i = 0; i < length; ++i) read += Digest(At(seq.slot, r, i), r, i);
   }
@@ -142,14 +142,14 @@ TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& t
 }
 
 std::string SymbolicModel::Difference(int slot, const DenseRun& dense) const {
-  for (int r = 0; r < shape_.num_rows; ++r) {
-    const auto row = dense.row(r);
-    for (int i = 0; i < int(row.size()); ++i) {
+  for (int r = 0; r < shape_.num_groups; ++r) {
+    const auto group = dense.group(r);
+    for (int i = 0; i < int(group.size()); ++i) {
       const SymbolicKv& kv = At(slot, r, i);
-      if (kv == row[i]) continue;
-      return fmt::format("slot {} row {} index {} of {}: position {} (prefix {:x}), not {} ({:x})",
-                         slot, r, i, row.size(), kv.position, kv.prefix, row[i].position,
-                         row[i].prefix);
+      if (kv == group[i]) continue;
+      return fmt::format("slot {} group {} index {} of {}: position {} (prefix {:x}), not {} ({:x})",
+                         slot, r, i, group.size(), kv.position, kv.prefix, group[i].position,
+                         group[i].prefix);
     }
   }
   return {};

@@ -23,13 +23,13 @@ struct CompressionRule {
   int sinks = 0;
 };
 
-// The rows of one sequence, without pages: what a dense run of it alone holds. The oracle.
+// The groups of one sequence, without pages: what a dense run of it alone holds. The oracle.
 class DenseRun {
  public:
   DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt);
 
   int num_computed() const { return num_computed_; }
-  std::span<const SymbolicKv> row(int row) const { return rows_[row]; }
+  std::span<const SymbolicKv> group(int group) const { return rows_[group]; }
   void Process(TokenId token);
   // The token that follows from what the last one read.
   TokenId Next(int vocab_size) const;
@@ -47,7 +47,7 @@ class DenseRun {
 class SymbolicModel {
  public:
   struct Shape {
-    int num_slots, num_rows, max_pages_per_row, page_size;
+    int num_slots, num_groups, max_pages, page_size;
     int64_t num_pages;
     int vocab_size;
   };
@@ -59,18 +59,18 @@ class SymbolicModel {
   // Processes one sequence's tokens and returns the one that follows.
   TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
               std::span<const TokenId> tokens);
-  // What is wrong with the rows of a slot, if they are not those of a dense run; else empty.
+  // What is wrong with the groups of a slot, if they are not those of a dense run; else empty.
   std::string Difference(int slot, const DenseRun& dense) const;
 
  private:
-  SymbolicKv& At(int slot, int row, int index);
-  const SymbolicKv& At(int slot, int row, int index) const;
+  SymbolicKv& At(int slot, int group, int index);
+  const SymbolicKv& At(int slot, int group, int index) const;
   void Compress(int slot, const RetentionTable& table, int boundary);
 
   Shape shape_;
   CompressionRule rule_;
   std::vector<SymbolicKv> pool_;     // [pages][page_size]
-  std::vector<int32_t> page_table_;  // [slots][rows][max_pages_per_row]; -1: never told
+  std::vector<int32_t> page_table_;  // [slots][groups][max_pages]; -1: never told
 };
 
 }  // namespace tangram

@@ -25,21 +25,21 @@ struct ByTokens {
   }
 };
 
-struct HistoryChunk;
+struct HistoryNode;
 
 // Part of a state in the prefix cache: blocks of page_size tokens that follow the parent's, or, at
-// the top, all that compression kept of the tokens before. A block is one page of each row.
-struct CacheRun {
-  using Children = std::set<std::unique_ptr<CacheRun>, ByTokens<CacheRun>>;
+// the top, all that compression kept of the tokens before. A block is one page of each group.
+struct RadixNode {
+  using Children = std::set<std::unique_ptr<RadixNode>, ByTokens<RadixNode>>;
 
-  CacheRun* parent = nullptr;
-  HistoryChunk* chunk = nullptr;  // at the top: the tokens before
-  int table = 0;                  // at the top: the retention table's index
+  RadixNode* parent = nullptr;
+  HistoryNode* chunk = nullptr;  // at the top: the tokens before
+  int retention = 0;              // at the top: the retention table's index
   // Of all blocks, the last of a leaf may have fewer than page_size. Siblings differ in their first
   // block, and none is a prefix of another.
   std::vector<int32_t> tokens;
   // [blocks][G]; slots behind `tokens` may belong to a sequence that goes on in them. At the top
-  // [G][retained(row) / page_size], rows one after the other; none where nothing is before.
+  // [G][retained(group) / page_size], groups one after the other; none where nothing is before.
   std::vector<int32_t> pages;
   Children children;
   int64_t last_used = 0;  // all of it; the least goes first. 0: not known yet
@@ -50,15 +50,15 @@ struct CacheRun {
 };
 
 // A token history: C tokens that follow the parent's.
-struct HistoryChunk {
-  using Children = std::set<std::unique_ptr<HistoryChunk>, ByTokens<HistoryChunk>>;
+struct HistoryNode {
+  using Children = std::set<std::unique_ptr<HistoryNode>, ByTokens<HistoryNode>>;
 
-  HistoryChunk* parent = nullptr;
+  HistoryNode* parent = nullptr;
   uint64_t salt = 0;            // at the top
   int depth = 0;                // boundary at its end, in chunks
   std::vector<int32_t> tokens;  // C; none at the top
   Children children;
-  std::map<int, std::unique_ptr<CacheRun>> states;  // by table
+  std::map<int, std::unique_ptr<RadixNode>> states;  // by table
   uint64_t last_used = 0;                           // no less than its children's
 
   // Only remembered.

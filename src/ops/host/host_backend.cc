@@ -1,0 +1,83 @@
+#include "ops/host/host_backend.h"
+
+#include <cstring>
+
+#include "base/memory.h"
+#include "ops/host/compression.h"
+
+namespace tangram::ops {
+namespace {
+
+void CopyBlocks(void* memory, int64_t bytes, const std::vector<PageCopy>& copies) {
+  auto* base = static_cast<std::byte*>(memory);
+  for (const PageCopy& copy : copies) {
+    std::memcpy(base + copy.to * bytes, base + copy.from * bytes, static_cast<size_t>(bytes));
+  }
+}
+
+}  // namespace
+
+Limits HostBackend::limits() const {
+  return {.kv_dtypes = {DType::kF16, DType::kBF16, DType::kF32}};
+}
+
+BackendMemory HostBackend::memory() const { return {.available = AvailableMemory()}; }
+
+void HostBackend::Write(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+void HostBackend::Read(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+const Step& HostBackend::Begin(const StepInput& input, const KvView& kv, float* pool_scores) {
+  for (const PageWrite& write : input.page_writes) kv.page_table[write.place] = write.page;
+  CopyBlocks(kv.pool, kv.page_bytes(), input.page_copies);
+  if (pool_scores != nullptr) {
+    CopyBlocks(pool_scores, int64_t{kv.group_size} * kv.page_size * 4, input.page_copies);
+  }
+  tokens_ = input.tokens;
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    if (tokens_[i] == StepInput::kLastDrawn) {
+      tokens_[i] = drawn_[static_cast<size_t>(input.slots[i])];
+    }
+  }
+  step_.kv = kv;
+  step_.num_tokens = static_cast<int>(tokens_.size());
+  step_.num_logit_rows = static_cast<int>(input.logit_rows.size());
+  step_.tokens = tokens_.data();
+  step_.input = &input;
+  return step_;
+}
+
+void HostBackend::GatherRows(const GatherRowsParams& p) {
+  const size_t bytes = BytesFor(p.in.dtype, p.in.shape[1]);
+  auto* out = p.out.as<std::byte>();
+  for (const int32_t row : p.step->input->logit_rows) {
+    std::memcpy(out, p.in.as<std::byte>() + static_cast<size_t>(row) * bytes, bytes);
+    out += bytes;
+  }
+}
+
+size_t HostBackend::QueryStateBytes(ScoreMethod method, const QueryScoring& queries, int window,
+                                    const QueryStateShape& shape) const {
+  const int64_t floats =
+      QueryStateFloats(method, queries, shape.num_kv_heads, window, shape.head_dim);
+  return static_cast<size_t>(int64_t{shape.num_layers} * shape.num_slots * shape.num_kv_heads *
+                             floats) *
+         sizeof(float);
+}
+
+Ticket HostBackend::Sample(const TensorView& logits, const SamplingInput& input) {
+  const auto vocabulary = static_cast<size_t>(logits.shape[1]);
+  const size_t count = input.rows.size();
+  output_.tokens.resize(count);
+  output_.logprobs.resize(count);
+  output_.top.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    const auto slot = static_cast<size_t>(input.rows[i].slot);
+    const auto logit_row = static_cast<size_t>(input.rows[i].logit_row);
+    sampler_.Sample({logits.as<float>() + logit_row * vocabulary, vocabulary}, input, i, output_);
+    if (drawn_.size() <= slot) drawn_.resize(slot + 1);
+    drawn_[slot] = output_.tokens[i];
+  }
+  return 0;
+}
+
+}  // namespace tangram::ops

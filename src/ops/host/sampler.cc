@@ -1,0 +1,1 @@
+#include "ops/host/sampler.h"
