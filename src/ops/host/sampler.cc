@@ -1,1 +1,0 @@
-#include "ops/host/sampler.h"
