@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -7,19 +8,19 @@
 
 namespace tangram::ops {
 
-// How one row's next token is drawn. Order, as in vLLM: adjustments (allowed tokens, penalties,
-// biases), temperature, then a token must pass min-p, top-k and top-p; top-p's mass is that of what
-// min-p and top-k left. Tokens that tie with the last kept one are kept. Of what is left the token
-// with the largest score + Gumbel noise is drawn (the Gumbel-max method), the noise from
+// How one row's next token is drawn. Order, as in vLLM: adjustments (allowed tokens, biases,
+// penalties), temperature, then a token must pass min-p, top-k and top-p; top-p's mass is that of
+// what min-p and top-k left. Tokens that tie with the last kept one are kept. Of what is left the
+// token with the largest score + Gumbel noise is drawn (the Gumbel-max method), the noise from
 // Philox-4x32-10 (Salmon et al., SC'11) at counter (token / 4, draw), key seed: a row's token
 // depends on nothing but its logits and what stands here.
 struct SamplingRow {
-  int32_t logit_row = 0;  // of the step's logits
-  int32_t slot = 0;       // where later steps find the token (StepInput::kLastDrawn)
-  float temperature = 0;  // 0: the likeliest token, the lowest id on ties
-  float top_p = 1;        // 1: off
-  float min_p = 0;        // 0: off
-  int32_t top_k = 0;      // 0: off
+  int32_t logit_row = 0;         // of the step's logits
+  int32_t slot = 0;              // where later steps find the token (StepInput::kLastDrawn)
+  float temperature = 0;         // 0: the likeliest token, the lowest id on ties
+  float top_p = 1;               // 1: off
+  float min_p = 0;               // 0: off
+  int32_t top_k = 0;             // 0: off
   float repetition_penalty = 1;  // of seen tokens: logit / p if positive, logit * p if not; 1: off
   float presence_penalty = 0;    // subtracted once from a token of the output
   float frequency_penalty = 0;   // subtracted for each time it stands there
@@ -43,8 +44,8 @@ struct SeenToken {
   int32_t times;  // in the output; 0: it is in the prompt alone
 };
 
-// Added to a token's logit after its penalties; minus infinity bans it. A row may name a token
-// several times: what is added is added up.
+// Added to a token's logit before its penalties; minus infinity bans it. A row may name a token
+// several times: what is added is added up, in this order.
 struct TokenBias {
   int32_t token;
   float bias;
@@ -73,9 +74,15 @@ struct TokenLogprob {
 
 // What was drawn, row by row.
 struct SamplingOutput {
-  std::vector<int32_t> tokens;        // -1: nothing can be drawn, no finite score is left
-  std::vector<TokenLogprob> logprobs;  // of the tokens, where wanted
+  std::vector<int32_t> tokens;                 // -1: nothing can be drawn, no finite score is left
+  std::vector<TokenLogprob> logprobs;          // of the tokens, where wanted
   std::vector<std::vector<TokenLogprob>> top;  // num_logprobs of each row, best first
+
+  void Resize(size_t rows) {
+    tokens.resize(rows);
+    logprobs.resize(rows);
+    top.resize(rows);
+  }
 };
 
 }  // namespace tangram::ops
