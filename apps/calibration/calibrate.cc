@@ -12,6 +12,7 @@
 
 #include "calibration/text_calibration.h"
 #include "command.h"
+#include "ops/create_backend.h"
 #include "compression/find_profile.h"
 #include "compression/reconstruction_pass.h"
 #include "exit_codes.h"
@@ -21,6 +22,7 @@ namespace {
 
 struct CalibrateConfig {
   std::string model, output, import_path;
+  std::string device = "auto";
   int num_threads = 0;
   CalibrationTexts texts;
   TextConfig text;
@@ -47,7 +49,8 @@ void Declare(Options& options, CalibrateConfig& config) {
               "gates of Fast KVzip, to measure that scorer too");
   options.Add("import", &config.import_path,
               "a published profile (.npz) to write in our form, instead of calibrating");
-  options.Add("num-threads", &config.num_threads, "0: one a core").Alias("-t");
+  options.Add("device", &config.device, "cpu, cuda, or auto").OneOf({"auto", "cpu", "cuda"});
+  options.Add("num-threads", &config.num_threads, "of the CPU; 0: one a core").Alias("-t");
   options.Check([&config, &options]() -> Status {
     if (!config.import_path.empty()) {
       options.WarnOfNoEffect({"texts", "num-samples", "sample-tokens", "compression-chunk-size",
@@ -81,7 +84,9 @@ void Report(const Profile& profile, const std::string& path) {
 
 Result<Profile> MeasureModel(CalibrateConfig& config) {
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model, config.text));
-  auto backend = ops::CreateCpuBackend(config.num_threads);
+  TANGRAM_ASSIGN_OR_RETURN(
+      auto backend,
+      ops::CreateBackend({.device = config.device, .num_threads = config.num_threads}));
   LoadOptions load;
   load.max_num_tokens = config.calibration.compression.chunk + ReconstructionPass::kMaxPrompt;
   load.max_logit_rows = 1;

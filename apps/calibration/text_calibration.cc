@@ -149,7 +149,7 @@ Result<FoundProfile> FindOrMakeProfile(const EngineConfig& config, const TextCon
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> LoadEngine(const EngineConfig& config, const TextConfig& text) {
+Result<std::unique_ptr<Engine>> LoadEngine(EngineConfig config, const TextConfig& text) {
   TANGRAM_ASSIGN_OR_RETURN(LoadedModel loaded, LoadForServing(config));
   if (!config.compression.enabled()) return Engine::Create(config, std::move(loaded), nullptr);
   TANGRAM_ASSIGN_OR_RETURN(const FoundProfile profile, FindOrMakeProfile(config, text, loaded));

@@ -24,6 +24,6 @@ Result<Profile> CalibrateOnTexts(Model& model, ops::Backend& backend, const Text
 
 // Loads the model and starts an engine on it. Where compression finds no profile, it is calibrated
 // first, on the bundled text, and the profile kept.
-Result<std::unique_ptr<Engine>> LoadEngine(const EngineConfig& config, const TextConfig& text);
+Result<std::unique_ptr<Engine>> LoadEngine(EngineConfig config, const TextConfig& text);
 
 }  // namespace tangram

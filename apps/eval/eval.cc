@@ -93,7 +93,8 @@ void Declare(Options& options, EvalConfig& config) {
               "file or folder of the tokenizer, if not the model's");
   options.Add("chat-template", &config.text.chat_template,
               "a Jinja file or text, if not the model's");
-  options.Add("num-threads", &config.run.num_threads, "0: one a core").Alias("-t");
+  options.Add("device", &config.run.device, "cpu, cuda, or auto").OneOf({"auto", "cpu", "cuda"});
+  options.Add("num-threads", &config.run.num_threads, "of the CPU; 0: one a core").Alias("-t");
   options.Add("workers", &config.run.num_workers,
               "models at once, each with its share of the threads; 0: as many as fit in memory");
   DeclareTests(options, config);

@@ -18,7 +18,8 @@ struct RunConfig {
   std::vector<CompressionConfig> settings;  // beside the full cache, which is always run
   int length = 0;                           // tokens of a context, for the records
   bool later = true;
-  int num_threads = 0;  // 0: one a core
+  std::string device = "auto";
+  int num_threads = 0;  // of the CPU; 0: one a core
   int num_workers = 0;  // models at once; 0: one a thread, as far as memory allows
 };
 

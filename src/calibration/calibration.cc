@@ -90,8 +90,9 @@ class Calibrator {
  private:
   Result<std::unique_ptr<SingleSequence>> NewSequence(size_t max_tokens) {
     const ModelConfig& c = model_.config();
-    KvLayout layout{DType::kF16, options_.page_size, c.head_dim,
-                    HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1)};
+    KvLayout layout{backend_.limits().kv_dtypes.front(), options_.page_size, c.head_dim,
+                    HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1), false,
+                    c.num_attention_heads};
     auto table = RetentionTable::Full(layout.heads.num_groups(), options_.compression.chunk);
     return SingleSequence::Create(model_, backend_, std::move(layout), std::move(table),
                                   static_cast<int>(max_tokens));

@@ -5,6 +5,7 @@
 
 #include "compression/reconstruction_pass.h"
 #include "kvcache/compressor.h"
+#include "ops/create_backend.h"
 
 namespace tangram {
 namespace {
@@ -42,8 +43,8 @@ class Evaluator::Reader {
     const ModelConfig& model = evaluator.model_->config();
     const CompressionConfig& compression = evaluator.setting_.compression;
     const bool own_pass = compression.enabled() && compression.needs_reconstruction_pass();
-    KvLayout layout{DType::kF16, evaluator.setting_.page_size, model.head_dim,
-                    evaluator.plan_->heads, compression.enabled()};
+    KvLayout layout{evaluator.backend_->limits().kv_dtypes.front(), evaluator.setting_.page_size, model.head_dim,
+                    evaluator.plan_->heads, compression.enabled(), model.num_attention_heads};
     const int64_t pass_pages =
         own_pass ? ReconstructionPass::NumPages(layout, compression.chunk) : 0;
     TANGRAM_ASSIGN_OR_RETURN(
@@ -107,7 +108,7 @@ class Evaluator::Reader {
           sequence_->Append(part, compressor_ ? &*compressor_ : nullptr, rows_);
       history_.insert(history_.end(), part.begin(), part.end());
       logits_.resize(rows_.size() * vocab_);
-      evaluator_->backend_->Read(logits_.data(), logits.data, logits.bytes());
+      evaluator_->backend_->Read(logits_.data(), logits.data, logits_.size() * sizeof(float));
       each(part, logits_.data());
       last_.assign(logits_.end() - static_cast<ptrdiff_t>(vocab_), logits_.end());
       tokens = tokens.subspan(part.size());
@@ -178,10 +179,14 @@ class Evaluator::Reader {
   EvalOutcome outcome_;
 };
 
-Result<std::unique_ptr<Evaluator>> Evaluator::Create(const std::string& model_path, int num_threads,
+Result<std::unique_ptr<Evaluator>> Evaluator::Create(const std::string& model_path,
+                                                     const std::string& device, int num_threads,
                                                      int chunk) {
   std::unique_ptr<Evaluator> made(new Evaluator);
-  made->backend_ = ops::CreateCpuBackend(num_threads);
+  TANGRAM_ASSIGN_OR_RETURN(
+      made->backend_, ops::CreateBackend({.device = device,
+                                          .num_threads = num_threads,
+                                          .max_num_tokens = chunk + ReconstructionPass::kMaxPrompt}));
   LoadOptions load;
   load.max_num_tokens = chunk + ReconstructionPass::kMaxPrompt;
   load.max_logit_rows = kScoredTokens;

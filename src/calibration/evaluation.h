@@ -47,8 +47,9 @@ struct EvalMemory {
 // lengths and the kept tokens are those of the server: they depend on the tokens alone.
 class Evaluator {
  public:
-  // For chunks of `chunk` tokens. Errors as Engine::Create.
-  static Result<std::unique_ptr<Evaluator>> Create(const std::string& model_path, int num_threads,
+  // On a device (ops::BackendOptions), for chunks of `chunk` tokens. Errors as Engine::Create.
+  static Result<std::unique_ptr<Evaluator>> Create(const std::string& model_path,
+                                                   const std::string& device, int num_threads,
                                                    int chunk);
 
   // The setting of the runs that follow: compression, profile, page and group size of `config`,

@@ -5,6 +5,7 @@
 
 #include "compression/reconstruction_pass.h"
 #include "engine/engine_loop.h"
+#include "ops/create_backend.h"
 
 namespace tangram {
 namespace {
@@ -103,28 +104,38 @@ Status CheckConfig(const EngineConfig& c) {
     return MakeError(ErrorKind::kInvalidArgument,
                      fmt::format("--{} is {}, and must be at least 1", flag, value), flag);
   };
-  TANGRAM_RETURN_IF_ERROR(positive(c.max_num_seqs, "max-num-seqs"));
-  TANGRAM_RETURN_IF_ERROR(positive(c.max_num_batched_tokens, "max-num-batched-tokens"));
+  if (c.max_num_seqs != 0) TANGRAM_RETURN_IF_ERROR(positive(c.max_num_seqs, "max-num-seqs"));
+  if (c.max_num_batched_tokens != 0) {
+    TANGRAM_RETURN_IF_ERROR(positive(c.max_num_batched_tokens, "max-num-batched-tokens"));
+  }
   return positive(c.page_size, "block-size");
 }
 
 }  // namespace
 
-Result<LoadedModel> LoadForServing(const EngineConfig& config) {
+Result<LoadedModel> LoadForServing(EngineConfig& config) {
   TANGRAM_RETURN_IF_ERROR(CheckConfig(config));
+  const bool compressed = config.compression.enabled();
+  // Of a pass that has a chunk repeated: for labels where a profile is made, and for scores.
+  const int pass = compressed ? config.compression.chunk + ReconstructionPass::kMaxPrompt : 0;
   LoadedModel made;
-  made.backend = config.reference_backend ? ops::CreateReferenceBackend()
-                                          : ops::CreateCpuBackend(config.num_threads);
+  TANGRAM_ASSIGN_OR_RETURN(
+      made.backend,
+      ops::CreateBackend({.device = config.device,
+                          .num_threads = config.num_threads,
+                          .max_num_tokens = config.max_num_batched_tokens,
+                          .max_num_seqs = config.max_num_seqs,
+                          .batch_invariant = config.batch_invariant,
+                          .enforce_eager = config.enforce_eager,
+                          .graph_sizes = config.graph_sizes}));
+  const ops::Limits limits = made.backend->limits();
+  if (config.max_num_seqs == 0) config.max_num_seqs = limits.max_num_seqs;
+  if (config.max_num_batched_tokens == 0) config.max_num_batched_tokens = limits.max_num_tokens;
   LoadOptions load;
   load.dummy_weights = config.dummy_weights;
   load.seed = config.seed;
   load.max_model_len = config.max_model_len;
-  load.max_num_tokens = config.max_num_batched_tokens;
-  // Of a pass that has a chunk repeated: for labels where a profile is made, and for scores.
-  if (config.compression.enabled()) {
-    load.max_num_tokens =
-        std::max(load.max_num_tokens, config.compression.chunk + ReconstructionPass::kMaxPrompt);
-  }
+  load.max_num_tokens = std::max(config.max_num_batched_tokens, pass);
   load.max_logit_rows = std::min(config.max_num_seqs, config.max_num_batched_tokens);
   TANGRAM_ASSIGN_OR_RETURN(made.model, LoadModel(config.model_path, load, *made.backend));
   TANGRAM_ASSIGN_OR_RETURN(made.max_model_len,
@@ -145,7 +156,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config, Loade
                                       std::move(scheduler));
 }
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config) {
+Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
   TANGRAM_ASSIGN_OR_RETURN(LoadedModel loaded, LoadForServing(config));
   std::optional<FoundProfile> profile;
   if (config.compression.enabled()) {

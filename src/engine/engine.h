@@ -21,15 +21,18 @@ struct EngineConfig : CompressionOptions {
   uint64_t seed = 0;
   std::string kv_cache_dtype = "auto";  // auto (the backend's), f16, bf16, f32
   int max_model_len = 0;                // 0: the model's
-  int max_num_seqs = 64;
-  int max_num_batched_tokens = 512;
+  int max_num_seqs = 0;            // 0: the device's own
+  int max_num_batched_tokens = 0;  // likewise
   int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
   double memory_utilization = 0;      // 0: the backend's own
   int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
   bool enable_prefix_caching = true;
   bool priority_policy = false;
-  int num_threads = 0;             // 0: the cores this process may use
-  bool reference_backend = false;  // the naive ops, for comparisons
+  std::string device = "auto";    // auto, cpu, cuda; reference: the naive ops, for comparisons
+  int num_threads = 0;            // 0: the cores this process may use
+  bool batch_invariant = false;   // on a GPU: a request's bits do not depend on what runs beside it
+  bool enforce_eager = false;     // on a GPU: no decode step is recorded as a graph
+  std::vector<int> graph_sizes;   // on a GPU: sequences of recorded steps; empty: chosen
   int max_queued_requests = 1024;  // waiting, beyond those running
   // Sampling defaults: "auto" (the model's generation_config.json), "vllm" (none), or such a file
   // or its folder; then the fields of a JSON object.
@@ -65,17 +68,19 @@ struct LoadedModel {
   int max_model_len = 0;
 };
 
-// The first step of a start. Errors end it: kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
-Result<LoadedModel> LoadForServing(const EngineConfig& config);
+// The first step of a start. Sets the options that are the device's to choose. Errors end the start:
+// kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
+Result<LoadedModel> LoadForServing(EngineConfig& config);
 
 // Runs one model for many requests. All methods are thread safe.
 class Engine {
  public:
-  // Reserves the KV cache and starts the loop's thread. `profile` is null if nothing is compressed.
+  // Reserves the KV cache and starts the loop's thread. `config` is as LoadForServing left it,
+  // `profile` null if nothing is compressed.
   static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config, LoadedModel model,
                                                 const FoundProfile* profile);
   // The same with a model that is loaded here, and a profile that is found.
-  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
+  static Result<std::unique_ptr<Engine>> Create(EngineConfig config);
   virtual ~Engine() = default;
 
   virtual const EngineInfo& info() const = 0;

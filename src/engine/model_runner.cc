@@ -17,6 +17,7 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
                            PlanCompression(config, *runner->model_, runner->max_model_len_,
                                            *runner->backend_, profile));
   TANGRAM_RETURN_IF_ERROR(runner->AllocateCache(config));
+  runner->WarmUp();
   return runner;
 }
 
@@ -24,7 +25,8 @@ Status ModelRunner::AllocateCache(const EngineConfig& config) {
   const CompressionConfig& compression = config.compression;
   const ModelConfig& model = model_->config();
   TANGRAM_ASSIGN_OR_RETURN(const DType dtype, KvDType(config.kv_cache_dtype, backend_->limits()));
-  KvLayout layout{dtype, config.page_size, model.head_dim, plan_->heads, compression.enabled()};
+  KvLayout layout{dtype, config.page_size, model.head_dim, plan_->heads, compression.enabled(),
+                  model.num_attention_heads};
   TANGRAM_RETURN_IF_ERROR(CheckLimits(config, layout, backend_->limits()));
   // What the scorer remembers is allocated first: the pool gets a share of what is left.
   const Compressor::Limits limits{.max_tokens = config.max_num_batched_tokens,
@@ -54,6 +56,25 @@ Status ModelRunner::AllocateCache(const EngineConfig& config) {
     timed_.emplace(*compressor_);
   }
   return {};
+}
+
+// Decodes of nobody, so that steps of every size are recorded before the first request.
+void ModelRunner::WarmUp() {
+  for (const int size : backend_->recorded_sizes()) {
+    ops::StepInput input;
+    const auto count = static_cast<size_t>(size);
+    input.tokens.assign(count, 0);
+    input.positions.assign(count, -1);
+    input.slots.assign(count, 0);
+    input.retentions.assign(count, 0);
+    input.num_decodes = size;
+    for (int i = 0; i < size; ++i) {
+      input.logit_rows.push_back(i);
+      input.spans.push_back({0, 0, i, 1, -1});
+    }
+    input.rounds.push_back({0, size, 0, 0});
+    model_->Forward(backend_->Begin(input, kv_->view(), kv_->scores()), hook());
+  }
 }
 
 bool ModelRunner::HasRatio(int percent) const {
@@ -96,7 +117,7 @@ const ops::StepInput& ModelRunner::Build(const SchedulerOutput& output) {
 TensorView ModelRunner::Run(const SchedulerOutput& output) {
   if (reconstruction_pass_) timed_->Timed([&] { RunReconstructionPasses(output); });
   const ops::Step& step = backend_->Begin(Build(output), kv_->view(), kv_->scores());
-  return model_->Forward(step, timed_ ? &*timed_ : nullptr);
+  return model_->Forward(step, hook());
 }
 
 }  // namespace tangram

@@ -43,6 +43,8 @@ class ModelRunner {
  private:
   ModelRunner() = default;
   Status AllocateCache(const EngineConfig& config);
+  void WarmUp();
+  LayerHook* hook() { return timed_ ? &*timed_ : nullptr; }
   void RunReconstructionPasses(const SchedulerOutput& output);
   const ops::StepInput& Build(const SchedulerOutput& output);
 

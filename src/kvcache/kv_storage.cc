@@ -36,7 +36,9 @@ Result<KvStorage> KvStorage::Create(ops::Backend& backend, KvLayout layout, cons
   // Behind the longest sequence a chunk of it may be repeated.
   view.max_pages =
       OddLines((size.max_tokens + chunk + kExtraTokens + l.page_size - 1) / l.page_size);
+  view.num_layers = l.heads.num_layers();
   view.num_kv_heads = l.heads.num_kv_heads();
+  view.num_q_heads = l.num_q_heads;
   view.retention = {nullptr, (size.max_tokens + chunk + kExtraTokens) / chunk + 1, view.num_groups,
                     chunk};
   if (!made.Allocate(backend, size)) {

@@ -16,6 +16,7 @@ struct KvLayout {
   int head_dim = 0;
   HeadGroupMap heads;
   bool with_scores = false;  // of compression, beside the pages
+  int num_q_heads = 0;       // of a layer, where attention is planned ahead (KvView)
 
   // Bytes of one page: B x Hp x (K and V) x head_dim, and a score for each token and head.
   size_t page_bytes() const;

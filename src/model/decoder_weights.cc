@@ -143,29 +143,25 @@ class Loader {
     return Upload({view, std::move(memory)});
   }
 
-  // One part of a Linear from weights of one type. They are joined by a copy, unless they lie
-  // in the file one behind the other.
-  Result<Weight> Join(const std::vector<Weight>& weights, int64_t columns) {
+  // One part of a Linear from weights of one type.
+  Result<TensorView> UploadJoined(const std::vector<Weight>& weights, int64_t columns) {
     int64_t rows = 0;
-    bool adjacent = true;
-    for (size_t i = 0; i < weights.size(); ++i) {
-      rows += weights[i].view.shape[0];
-      adjacent = adjacent &&
-                 (i == 0 || weights[i - 1].view.as<std::byte>() + weights[i - 1].view.bytes() ==
-                                weights[i].view.as<std::byte>());
-    }
-    const DType dtype = weights.front().view.dtype;
-    if (adjacent) {
-      return Weight{{weights.front().view.data, dtype, {rows, columns}}, weights.front().owner};
-    }
-    TANGRAM_ASSIGN_OR_RETURN(Buffer joined, Allocate(BytesFor(dtype, rows * columns)));
-    auto* at = static_cast<std::byte*>(joined.data());
+    bool adjacent = true;  // in the file, one behind the other
+    std::vector<TensorView> views;
     for (const Weight& weight : weights) {
-      std::memcpy(at, weight.view.data, weight.view.bytes());
-      at += weight.view.bytes();
+      adjacent = adjacent && (views.empty() || views.back().as<std::byte>() + views.back().bytes() ==
+                                                   weight.view.as<std::byte>());
+      rows += weight.view.shape[0];
+      views.push_back(weight.view);
     }
-    const TensorView view = joined.View(dtype, {rows, columns});
-    return Weight{view, std::move(joined)};
+    if (adjacent) {
+      const TensorView all{views.front().data, views.front().dtype, {rows, columns}};
+      return Upload({all, weights.front().owner});
+    }
+    const TensorView view = backend_.UploadRows(views);
+    if (view.empty()) return NoMemory(BytesFor(views.front().dtype, rows * columns));
+    out_.bytes += view.bytes();
+    return view;
   }
 
   Result<TensorView> JoinBiases(std::span<const Source> sources) {
@@ -192,14 +188,13 @@ class Loader {
         if (!same.empty() && same.front().view.dtype != weight.view.dtype) break;
         same.push_back(std::move(weight));
       }
-      TANGRAM_ASSIGN_OR_RETURN(const Weight joined, Join(same, columns));
       Linear::Part& part = linear.parts.emplace_back();
-      TANGRAM_ASSIGN_OR_RETURN(part.weight, Upload(joined));
+      TANGRAM_ASSIGN_OR_RETURN(part.weight, UploadJoined(same, columns));
       part.first = linear.out_features;
       if (sources[begin].bias) {
         TANGRAM_ASSIGN_OR_RETURN(part.bias, JoinBiases(sources.subspan(begin, i - begin)));
       }
-      linear.out_features += joined.view.shape[0];
+      linear.out_features += part.weight.shape[0];
     }
     return linear;
   }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "ops/compression.h"
@@ -88,6 +89,8 @@ struct Limits {
   std::vector<int> page_sizes;  // empty: any
   std::vector<DType> kv_dtypes;  // the first is the default
   int max_chunk = 1 << 30;       // longest compression chunk
+  // Of a step, where options do not say.
+  int max_num_tokens = 512, max_num_seqs = 64;
 };
 
 // Bytes.
@@ -114,16 +117,20 @@ class Backend {
 
   // Zeroed memory of this backend; `data()` is null if there is not enough.
   virtual Buffer Allocate(size_t bytes) = 0;
-  // A weight in host memory, as this backend's ops read it: the same view, or a copy that the
-  // backend owns (on the device; for the CPU, matrices with their rows interleaved for its vector
-  // lanes). The caller keeps `stored`'s memory alive as long as the result. A matrix is used whole:
-  // no views of its rows. Empty if there is not enough memory.
-  virtual TensorView Upload(const TensorView& stored) = 0;
+  // Weights in host memory, as this backend's ops read them: the rows of matrices of one type, one
+  // below the other, or one vector. The same view, or a copy that the backend owns (on the device;
+  // for the CPU, matrices with their rows interleaved for its vector lanes). The caller keeps the
+  // stored memory alive as long as the result. A matrix is used whole: no views of its rows. Empty
+  // if there is not enough memory.
+  virtual TensorView UploadRows(std::span<const TensorView> parts) = 0;
+  TensorView Upload(const TensorView& stored) { return UploadRows({&stored, 1}); }
   // Between host memory and Allocate's. Write has copied `from` when it returns; Read waits for all
   // calls before it.
   virtual void Write(void* to, const void* from, size_t bytes) = 0;
   virtual void Read(void* to, const void* from, size_t bytes) = 0;
 
+  // Numbers of sequences whose decodes are recorded (Run), ascending; empty: none.
+  virtual std::vector<int> recorded_sizes() const { return {}; }
   // Takes up a step: writes page ids into the table, copies pages (of the pool, and of the scores
   // beside it: 4 bytes for each token of a virtual page, or null). The result is valid until as many
   // more calls as there are steps in flight.

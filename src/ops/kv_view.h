@@ -28,7 +28,9 @@ struct KvView {
   int32_t* page_table;  // [slots][G][max_pages] page ids
   int num_groups;       // G
   int max_pages;        // of a group of a slot
+  int num_layers;       // L
   int num_kv_heads;     // Hkv of a layer
+  int num_q_heads;      // Hq of a layer: plans of attention are made ahead of it
   HeadMapView heads, host_heads;
   RetentionView retention, host_retention;
 

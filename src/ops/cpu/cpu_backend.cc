@@ -22,8 +22,10 @@ class CpuBackend final : public HostBackend {
 
   bool transposed_keys() const override { return true; }
 
-  TensorView Upload(const TensorView& stored) override {
-    if (stored.shape.rank() != 2) return stored;
+  TensorView UploadRows(std::span<const TensorView> parts) override {
+    const Joined joined = Join(parts);
+    const TensorView& stored = joined.view;
+    if (stored.empty() || stored.shape.rank() != 2) return stored;
     const size_t bytes = PackedBytes(stored.dtype, stored.shape[0], stored.shape[1]);
     Buffer packed = Buffer::AllocateHost(bytes);
     if (packed.data() == nullptr) return {};
@@ -104,7 +106,7 @@ class CpuBackend final : public HostBackend {
   }
 
   ThreadPool pool_;
-  std::vector<Buffer> packed_;  // of Upload
+  std::vector<Buffer> packed_;  // of UploadRows
   MatMulContext matmul_;
   AttentionContext attention_;
   RopeTable rope_;

@@ -2,18 +2,18 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdio>
-#include <cstdlib>
+#include <stdexcept>
+#include <string>
 
 namespace tangram::ops::cuda {
 
-// A failed CUDA call or launch is a programmer's bug, or a broken device: it aborts with its name.
-// (This header, unlike base/check.h, is cheap for nvcc to parse.)
+// A failed CUDA call or launch is a programmer's bug, or a device that broke or was taken away: the
+// engine's loop ends with its name, and every request hears of it. (This header, unlike
+// base/check.h, is cheap for nvcc to parse.)
 inline void CheckCuda(cudaError_t status, const char* what, const char* file, int line) {
   if (status == cudaSuccess) return;
-  std::fprintf(stderr, "%s:%d: %s: %s (%s)\n", file, line, what, cudaGetErrorString(status),
-               cudaGetErrorName(status));
-  std::abort();
+  throw std::runtime_error(std::string(file) + ":" + std::to_string(line) + ": " + what + ": " +
+                           cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
 }
 
 }  // namespace tangram::ops::cuda

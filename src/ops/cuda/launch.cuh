@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
@@ -14,6 +15,12 @@
 // each other as usual.
 
 namespace tangram::ops::cuda {
+
+// The next launch of this thread starts when all work before it is done and seen by all: it is the
+// first link of a chain. Behind what writes arrays that kernels read before they wait (positions,
+// tables, page ids), and at the beginning of a captured graph.
+inline thread_local bool chain_broken = false;
+inline void BreakChain() { chain_broken = true; }
 
 __device__ __forceinline__ void WaitForPriorKernels() {
 #if __CUDA_ARCH__ >= 900
@@ -57,17 +64,23 @@ template <class Kernel, class... Args>
 void LaunchChainedClusters(Kernel kernel, unsigned cluster, dim3 grid, dim3 block,
                            size_t shared_bytes, cudaStream_t stream, const Args&... args) {
   cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {cluster, 1, 1};
+  unsigned count = 0;
+  const bool chained = !std::exchange(chain_broken, false);
+  if (RunsHopperCode() && chained) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (RunsHopperCode() && cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {cluster, 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = !RunsHopperCode() ? 0 : cluster == 1 ? 1 : 2;
+  config.numAttrs = count;
   TANGRAM_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 

@@ -23,6 +23,25 @@ Limits HostBackend::limits() const {
 
 BackendMemory HostBackend::memory() const { return {.available = AvailableMemory()}; }
 
+HostBackend::Joined HostBackend::Join(std::span<const TensorView> parts) {
+  if (parts.size() == 1) return {parts.front(), {}};
+  int64_t rows = 0;
+  size_t bytes = 0;
+  for (const TensorView& part : parts) {
+    rows += part.shape[0];
+    bytes += part.bytes();
+  }
+  Joined joined{{}, Buffer::AllocateHost(bytes)};
+  auto* at = static_cast<std::byte*>(joined.memory.data());
+  if (at == nullptr) return joined;
+  for (const TensorView& part : parts) {
+    std::memcpy(at, part.data, part.bytes());
+    at += part.bytes();
+  }
+  joined.view = joined.memory.View(parts.front().dtype, {rows, parts.front().shape[1]});
+  return joined;
+}
+
 void HostBackend::Write(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 void HostBackend::Read(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 

@@ -24,6 +24,14 @@ class HostBackend : public Backend {
   Ticket Sample(const TensorView& logits, const SamplingInput& input) override;
   const SamplingOutput& Wait(Ticket) override { return output_; }
 
+ protected:
+  // Matrices one below the other, or what was given if it is one.
+  struct Joined {
+    TensorView view;  // empty if there is not enough memory
+    Buffer memory;
+  };
+  static Joined Join(std::span<const TensorView> parts);
+
  private:
   Step step_;
   std::vector<int32_t> tokens_;  // of the step

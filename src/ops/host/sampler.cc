@@ -156,6 +156,13 @@ void Sampler::Sample(std::span<const float> logits, const SamplingInput& input, 
   }
 }
 
+void Sampler::Logprobs(std::span<const float> logits, int32_t token, size_t count,
+                       TokenLogprob& logprob, std::vector<TokenLogprob>& top) {
+  const float log_sum = LogSumExp(logits, ArgMax(logits).value);
+  logprob = LogprobOf(logits, log_sum, token);
+  BestLogprobs(logits, log_sum, count, top);
+}
+
 std::span<const float> Sampler::Adjust(std::span<const float> logits, const SamplingInput& input,
                                        const SamplingRow& row) {
   adjusted_.assign(logits.begin(), logits.end());

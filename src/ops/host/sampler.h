@@ -18,6 +18,9 @@ class Sampler {
   // been resized to the input's rows. Samplers of several threads may share an output.
   void Sample(std::span<const float> logits, const SamplingInput& input, size_t row,
               SamplingOutput& output);
+  // The log softmax of `logits` at `token`, and at the `count` likeliest tokens.
+  void Logprobs(std::span<const float> logits, int32_t token, size_t count, TokenLogprob& logprob,
+                std::vector<TokenLogprob>& top);
 
  private:
   struct Candidate {

@@ -16,7 +16,10 @@ namespace {
 // backends are compared with. Nothing here is for speed.
 class ReferenceBackend final : public HostBackend {
  public:
-  TensorView Upload(const TensorView& stored) override { return stored; }
+  TensorView UploadRows(std::span<const TensorView> parts) override {
+    joined_.push_back(Join(parts));
+    return joined_.back().view;
+  }
   void Embedding(const EmbeddingParams& p) override;
   void RmsNorm(const RmsNormParams& p) override;
   void MatMul(const MatMulParams& p) override;
@@ -30,6 +33,9 @@ class ReferenceBackend final : public HostBackend {
   void Compact(const CompactParams& p) override;
   void MaxAttention(const MaxAttentionParams& p) override;
   void SumAttention(const SumAttentionParams& p) override;
+
+ private:
+  std::vector<Joined> joined_;  // of UploadRows
 };
 
 const void* StoredRow(const TensorView& table, int64_t row) {

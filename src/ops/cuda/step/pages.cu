@@ -30,16 +30,17 @@ __global__ void __launch_bounds__(kThreads)
 
 // A thread a score.
 __global__ void __launch_bounds__(kThreads)
-    AppendScoresKernel(const __grid_constant__ CudaAppendScoresParams p) {
+    AppendChunkScoresKernel(const __grid_constant__ AppendChunkScoresParams p) {
   WaitForPriorKernels();
   LaunchDependents();
   const int i = blockIdx.x * kThreads + threadIdx.x, token = i / p.num_kv_heads;
-  if (token >= p.num_tokens || p.position[token] < 0) return;
+  if (token >= p.tables.chunk) return;
   const int place = p.layer * p.num_kv_heads + i % p.num_kv_heads;
   const int row = p.kv.head_row[place];
-  const int index = RowLength(p.tables, p.table[token], row, p.position[token] + 1) - 1;
+  const int position = p.boundary - p.tables.chunk + token;
+  const int index = RowLength(p.tables, p.table, row, position + 1) - 1;
   const int64_t page =
-      p.kv.page_table[(int64_t{p.slot[token]} * p.kv.num_rows + row) * p.kv.max_pages_per_row +
+      p.kv.page_table[(int64_t{p.slot} * p.kv.num_rows + row) * p.kv.max_pages_per_row +
                       index / kPageTokens];
   p.scores[(page * p.kv.group_size + p.kv.head_column[place]) * kPageTokens + index % kPageTokens] =
       p.new_scores[i];
@@ -54,10 +55,10 @@ void RunCopyPages(const CudaCopyPagesParams& params, cudaStream_t stream) {
   LaunchChained(CopyPagesKernel, dim3(params.count, parts), kThreads, stream, params);
 }
 
-void RunAppendScores(const CudaAppendScoresParams& params, cudaStream_t stream) {
-  const int scores = params.num_tokens * params.num_kv_heads;
-  if (scores == 0) return;
-  LaunchChained(AppendScoresKernel, (scores + kThreads - 1) / kThreads, kThreads, stream, params);
+void RunAppendChunkScores(const AppendChunkScoresParams& params, cudaStream_t stream) {
+  const int scores = params.tables.chunk * params.num_kv_heads;
+  LaunchChained(AppendChunkScoresKernel, (scores + kThreads - 1) / kThreads, kThreads, stream,
+                params);
 }
 
 }  // namespace tangram::ops::cuda

@@ -18,20 +18,18 @@ struct CudaCopyPagesParams {
 };
 void RunCopyPages(const CudaCopyPagesParams& params, cudaStream_t stream);
 
-// Puts scores beside tokens that were appended before, where RunAppend did not: those of scorers
-// that take a pass of their own.
-struct CudaAppendScoresParams {
-  const float* new_scores;  // [T, Hkv]
-  int num_tokens;           // T
+// Puts scores beside the tokens of the chunk that ends at a boundary: those of scorers that take a
+// pass of their own.
+struct AppendChunkScoresParams {
+  const float* new_scores;  // [C, Hkv]
   int num_kv_heads;
-  const int32_t* position;  // [T]; -1: unused
-  const int32_t* slot;      // [T]
-  const int32_t* table;     // [T] which retained table
+  int slot, table;
+  int boundary;  // a position
   KvView kv;
   RetainedTables tables;
   int layer;
   float* scores;  // [virtual pages][B]
 };
-void RunAppendScores(const CudaAppendScoresParams& params, cudaStream_t stream);
+void RunAppendChunkScores(const AppendChunkScoresParams& params, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda
