@@ -21,6 +21,7 @@ constexpr Measurement kMeasurements[] = {
     {"multi-turn", "conversations against a server", RunBenchMultiTurn},
     {"throughput", "many requests on the engine in this process", RunBenchThroughput},
     {"latency", "one batch on the engine in this process", RunBenchLatency},
+    {"decode", "decode steps by batch and context, and prefills, in this process", RunBenchDecode},
 };
 
 }  // namespace

@@ -8,6 +8,7 @@ int RunBenchServe(Args args);
 int RunBenchMultiTurn(Args args);
 int RunBenchThroughput(Args args);
 int RunBenchLatency(Args args);
+int RunBenchDecode(Args args);
 
 // The measurements of the CUDA backend's kernels, each with its arguments and what it measures. In
 // a build without CUDA the main ones, which then say how to get it.

@@ -62,43 +62,73 @@ void BenchElementwise(double copy_rate) {
   }
 }
 
-// As in a step, the logits of all but the largest batch still lie in the L2 cache. The share is
-// that of reading them once from memory, which is what a sampler must do: one thread block a row
-// reads them, or the scores, several times, so with few rows it is a latency.
-void BenchSampling(double read_rate) {
-  const int vocabulary = 151936;
-  for (int n : {1, 64, 256}) {
-    std::vector<__nv_bfloat16> host(size_t(n) * vocabulary);
+// The arrays of a sampling step of n rows, all drawn alike.
+class SamplingBench {
+ public:
+  static constexpr int kVocabulary = 128256, kTop = 5;
+
+  explicit SamplingBench(int n) : n_(n) {
+    std::vector<float> host(size_t(n) * kVocabulary);
     uint32_t state = 1;
-    for (auto& v : host) {
-      float sum = 0;  // about normal, standard deviation 2.3
-      for (int i = 0; i < 4; ++i)
-        state = state * 1664525u + 1013904223u, sum += state * 0x1p-30f - 2;
-      v = __float2bfloat16(sum);
+    for (float& v : host) {
+      v = 0;  // about normal, standard deviation 2.3
+      for (int i = 0; i < 4; ++i) state = state * 1664525u + 1013904223u, v += state * 0x1p-30f - 2;
     }
-    Array logits(host);
-    DeviceArray<float> scratch(host.size()), logprobs(n), top_logprobs(n * 20);
-    DeviceArray<int32_t> tokens(n), top_tokens(n * 20);
-    struct Kind {
-      const char* name;
-      float temperature, top_p;
-      int top_k;
-      int num_top;
-    };
-    for (const Kind& kind : {Kind{"greedy", 0, 1, 0, 0}, Kind{"temperature", 1, 1, 0, 0},
-                             Kind{"top-k 50, top-p 0.9", 1, 0.9f, 50, 0},
-                             Kind{"top-p, 20 logprobs", 1, 0.9f, 0, 20}}) {
-      std::vector<SamplingRow> rows(
-          n, {kind.temperature, kind.top_p, 0, kind.top_k, 1, 0, 0, 0, 9, 0});
-      DeviceArray<SamplingRow> device_rows(rows);
-      const float us = MedianMicroseconds(2, 7, [&](int, cudaStream_t stream) {
-        RunSampling({logits.data(), device_rows.data(), nullptr, nullptr, scratch.data(),
-                     tokens.data(), kind.num_top > 0 ? logprobs.data() : nullptr, top_tokens.data(),
-                     top_logprobs.data(), kind.num_top, n, vocabulary},
-                    stream);
-      });
+    logits_ = DeviceArray<float>(host);
+    scratch_ = DeviceArray<float>(host.size());
+    logprobs_ = DeviceArray<float>(n), top_logprobs_ = DeviceArray<float>(n * kTop);
+    tokens_ = DeviceArray<int32_t>(n), drawn_ = DeviceArray<int32_t>(n);
+    ranks_ = DeviceArray<int32_t>(n), top_tokens_ = DeviceArray<int32_t>(n * kTop);
+    ops::SamplingInput lists;
+    for (int i = 0; i < 1000; ++i) lists.seen.push_back({i * 101, i % 3});
+    for (int i = 0; i < 100; ++i) lists.biases.push_back({i * 997, 0.5f});
+    seen_ = DeviceArray<ops::SeenToken>(lists.seen);
+    biases_ = DeviceArray<ops::TokenBias>(lists.biases);
+  }
+
+  float Microseconds(const ops::SamplingRow& row) {
+    std::vector<ops::SamplingRow> rows(n_, row);
+    for (int i = 0; i < n_; ++i) rows[i].logit_row = rows[i].slot = i, rows[i].seed = i;
+    const DeviceArray<ops::SamplingRow> device_rows(rows);
+    return MedianMicroseconds(2, 7, [&](int, cudaStream_t stream) {
+      RunSampling({logits_.data(), kVocabulary, device_rows.data(), seen_.data(), biases_.data(),
+                   nullptr, scratch_.data(), tokens_.data(), drawn_.data(), logprobs_.data(),
+                   ranks_.data(), top_tokens_.data(), top_logprobs_.data(), kTop, n_, kVocabulary},
+                  stream);
+    });
+  }
+
+ private:
+  int n_;
+  DeviceArray<float> logits_, scratch_, logprobs_, top_logprobs_;
+  DeviceArray<int32_t> tokens_, drawn_, ranks_, top_tokens_;
+  DeviceArray<ops::SeenToken> seen_;
+  DeviceArray<ops::TokenBias> biases_;
+};
+
+// As in a step, the logits of all but the largest batch still lie in the L2 cache. The share is
+// that of reading them once from memory, which is what a sampler must do.
+void BenchSampling(double read_rate) {
+  struct Kind {
+    const char* name;
+    float temperature, top_p;
+    int top_k, num_logprobs;
+    bool adjusted = false;
+  };
+  for (int n : {1, 16, 64, 256}) {
+    SamplingBench bench(n);
+    for (const Kind& kind :
+         {Kind{"greedy", 0, 1, 0, -1}, Kind{"greedy, 5 logprobs", 0, 1, 0, SamplingBench::kTop},
+          Kind{"temperature", 0.8f, 1, 0, -1}, Kind{"top-k 50, top-p 0.9", 0.8f, 0.9f, 50, -1},
+          Kind{"top-p 0.9", 0.8f, 0.9f, 0, -1}, Kind{"the same, 5 logprobs", 0.8f, 0.9f, 0, 5},
+          Kind{"temperature, penalties", 0.8f, 1, 0, -1, true}}) {
+      ops::SamplingRow row;
+      row.temperature = kind.temperature, row.top_p = kind.top_p, row.top_k = kind.top_k;
+      row.num_logprobs = kind.num_logprobs;
+      if (kind.adjusted) row.num_seen = 1000, row.num_biases = 100, row.presence_penalty = 0.5f;
+      const float us = bench.Microseconds(row);
       std::printf("sampling, %-22s S=%-4d %8.1f us  %4.1f%% of reading the logits once\n",
-                  kind.name, n, us, 100e-6 * 2 * host.size() / us / read_rate);
+                  kind.name, n, us, 100e-6 * 4 * n * SamplingBench::kVocabulary / us / read_rate);
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "ops/rope.h"
 #include "ops/step.h"
+#include "tensor/tensor.h"
 
 namespace tangram::ops {
 

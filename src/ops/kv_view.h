@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "ops/row_length.h"
-#include "tensor/tensor.h"
+#include "tensor/dtype.h"
 
 namespace tangram::ops {
 

@@ -34,8 +34,8 @@ constexpr float UnitInterval(uint32_t bits) {
   return (static_cast<float>(bits >> 9) + 0.5f) * 0x1p-23f;
 }
 
-// Of the Gumbel noise -log(-log(UnitInterval(bits))): it lies between -log(24 log 2) = -2.812 and
+// Of the Gumbel noise -log(-log(UnitInterval(bits))): it lies between -log(24 log 2) = -2.8116 and
 // 24 log 2 = 16.6355, reached at 1 - 2^-24.
-inline constexpr float kMaxGumbel = 16.636f;
+inline constexpr float kMinGumbel = -2.812f, kMaxGumbel = 16.636f;
 
 }  // namespace tangram::ops

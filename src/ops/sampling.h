@@ -35,7 +35,7 @@ struct SamplingRow {
   int32_t first_bias = 0, num_biases = 0;
   int32_t first_allowed = -1;  // its ceil(V/32) words; -1: all tokens are allowed
 
-  bool adjusted() const { return num_seen > 0 || num_biases > 0 || first_allowed >= 0; }
+  constexpr bool adjusted() const { return num_seen > 0 || num_biases > 0 || first_allowed >= 0; }
 };
 
 // A token of the prompt or the output, for penalties. A row names a token once.

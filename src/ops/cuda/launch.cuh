@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "ops/cuda/chain.h"
 #include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
 
@@ -15,12 +16,6 @@
 // each other as usual.
 
 namespace tangram::ops::cuda {
-
-// The next launch of this thread starts when all work before it is done and seen by all: it is the
-// first link of a chain. Behind what writes arrays that kernels read before they wait (positions,
-// tables, page ids), and at the beginning of a captured graph.
-inline thread_local bool chain_broken = false;
-inline void BreakChain() { chain_broken = true; }
 
 __device__ __forceinline__ void WaitForPriorKernels() {
 #if __CUDA_ARCH__ >= 900

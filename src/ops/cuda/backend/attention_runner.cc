@@ -9,13 +9,21 @@ namespace tangram::ops::cuda {
 namespace {
 
 constexpr int kPlanners = 8;
+// Up to so many tokens the products around attention are links of the chain: their blocks ask for
+// weights ahead on the multiprocessors that attention leaves to them, half of all, which gains more
+// than attention loses (docs/results.md).
+constexpr int kMostChained = 32;
 
 int PlannerThreads() { return std::clamp(AvailableCores() / 2, 1, kPlanners); }
 
-// Whether all groups of all spans have the same length, so that layers differ in pages alone.
-bool KeepsAll(const StepInput& input, const Round& round) {
+// Whether all groups of each span have the same length, so that layers differ in pages alone.
+bool SameLengths(const StepInput& input, const ops::KvView& kv, const Round& round) {
   for (int i = 0; i < round.num_spans; ++i) {
-    if (input.spans[static_cast<size_t>(round.first_span + i)].compressed) return false;
+    const SequenceSpan& span = input.spans[static_cast<size_t>(round.first_span + i)];
+    const int first = RowLength(kv.host_retention, span.retention, 0, span.position + 1);
+    for (int g = 1; g < kv.num_groups; ++g) {
+      if (RowLength(kv.host_retention, span.retention, g, span.position + 1) != first) return false;
+    }
   }
   return true;
 }
@@ -25,7 +33,7 @@ bool KeepsAll(const StepInput& input, const Round& round) {
 AttentionRunner::AttentionRunner(int max_seqs, bool invariant)
     : max_seqs_(max_seqs),
       mode_(invariant ? SplitMode::kBatchInvariant : SplitMode::kEqualRanges),
-      num_ranges_(CurrentDevice().num_sms),
+      num_sms_(CurrentDevice().num_sms),
       planners_(PlannerThreads()) {}
 
 void AttentionRunner::Prepare(const ops::KvView& kv) {
@@ -33,18 +41,23 @@ void AttentionRunner::Prepare(const ops::KvView& kv) {
   maps_.emplace(kv.pool, MakeKvTensorMap(KernelView(kv)));
 }
 
+int AttentionRunner::NumRanges(int num_decodes) const {
+  return num_decodes <= kMostChained ? std::max(1, num_sms_ / 2 - 2) : num_sms_;
+}
+
 DecodePlanBuffers AttentionRunner::PlanBuffers(const ops::KvView& kv, int num_decodes) {
+  const int num_ranges = NumRanges(num_decodes);
   const size_t layers = static_cast<size_t>(kv.num_layers);
   const int most_entries = max_seqs_ * kv.num_kv_heads, num_entries = num_decodes * kv.num_kv_heads;
-  const int max_splits = MaxSplits(mode_, num_entries, num_ranges_);
-  const int most_splits = MaxSplits(mode_, most_entries, num_ranges_);
+  const int max_splits = MaxSplits(mode_, num_entries, num_ranges);
+  const int most_splits = MaxSplits(mode_, most_entries, num_sms_);
   return {entries_.Get<PlanEntry>(layers * static_cast<size_t>(most_entries + 1)),
-          ranges_.Get<PlanRange>(layers * static_cast<size_t>(num_ranges_ + 1)),
+          ranges_.Get<PlanRange>(layers * static_cast<size_t>(num_sms_ + 1)),
           splits_.Get<PlanSplit>(layers * static_cast<size_t>(most_splits)),
           num_splits_.Get<int32_t>(layers),
           kv.num_layers,
           num_entries,
-          num_ranges_,
+          num_ranges,
           max_splits};
 }
 
@@ -82,7 +95,7 @@ PrefillPlan AttentionRunner::Plan(const StepInput& input, const ops::KvView& kv,
                            kv.host_heads.column + layer * kv.num_kv_heads,
                            kv.num_groups,
                            kv.max_pages};
-  return PlanPrefill(shape, sequences, num_ranges_,
+  return PlanPrefill(shape, sequences, num_sms_,
                      mode_ == SplitMode::kBatchInvariant || !RunsHopperCode());
 }
 
@@ -95,7 +108,7 @@ void AttentionRunner::StagePrefills(const StepInput& input, const ops::KvView& k
   std::vector<PrefillPlan> made(static_cast<size_t>(rounds * layers));
   std::vector<int> jobs;
   for (int i = 0; i < rounds * layers; ++i) {
-    if (i % layers == 0 || !KeepsAll(input, input.rounds[static_cast<size_t>(i / layers)])) {
+    if (i % layers == 0 || !SameLengths(input, kv, input.rounds[static_cast<size_t>(i / layers)])) {
       jobs.push_back(i);
     }
   }
@@ -152,7 +165,7 @@ void AttentionRunner::RunDecodes(const AttentionParams& p, cudaStream_t stream) 
   const int64_t units = kv.num_pages * kv.group_size / kInvariantUnitPages +
                         int64_t{max_seqs_} * kv.num_kv_heads;
   const auto partials =
-      static_cast<size_t>(MaxPartials(mode_, num_ranges_, units)) * static_cast<size_t>(g);
+      static_cast<size_t>(MaxPartials(mode_, num_sms_, units)) * static_cast<size_t>(g);
   const DecodeAttentionParams params{
       .q = p.qkv.as<__nv_bfloat16>(),
       .q_stride = int64_t{p.num_q_heads + 2 * kv.num_kv_heads} * kv.head_dim,
@@ -164,7 +177,7 @@ void AttentionRunner::RunDecodes(const AttentionParams& p, cudaStream_t stream) 
       .plan = PlanBuffers(kv, step.padded_decodes).layer(p.at.layer, mode_),
       .partial_out = partial_out_.Get<float>(partials * static_cast<size_t>(kv.head_dim)),
       .partial_max_sum = partial_max_sum_.Get<float2>(partials),
-      .early_start = true};
+      .early_start = step.padded_decodes <= kMostChained};
   RunDecodeAttention(params, maps_.at(kv.pool), stream);
   RunDecodeCombine(params, stream);
 }

@@ -37,6 +37,8 @@ class AttentionRunner {
     size_t scratch_floats = 0;
   };
 
+  // Thread blocks of decode attention.
+  int NumRanges(int num_decodes) const;
   DecodePlanBuffers PlanBuffers(const ops::KvView& kv, int num_decodes);
   PrefillPlan Plan(const StepInput& input, const ops::KvView& kv, int round, int layer) const;
   void RunDecodes(const AttentionParams& params, cudaStream_t stream);
@@ -44,7 +46,7 @@ class AttentionRunner {
 
   int max_seqs_;
   SplitMode mode_;
-  int num_ranges_;  // thread blocks: one a multiprocessor
+  int num_sms_;
   ThreadPool planners_;
   Scratch entries_, ranges_, splits_, num_splits_, partial_out_, partial_max_sum_, parts_;
   std::map<const void*, KvTensorMap> maps_;  // by pool

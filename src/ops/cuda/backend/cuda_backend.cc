@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "ops/cuda/chain.h"
 #include "ops/cuda/check.h"
 #include "ops/cuda/device.h"
-#include "ops/cuda/launch.cuh"
 #include "ops/cuda/step/elementwise.h"
 #include "ops/cuda/step/pages.h"
 

@@ -1,60 +1,37 @@
 #pragma once
 
-#include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
 #include <cstdint>
+
+#include "ops/sampling.h"
 
 namespace tangram::ops::cuda {
 
-// How one row's next token is drawn. The order is vLLM's: penalties, temperature, then the token
-// must pass min-p, top-k and top-p; top-p's mass is that of what min-p and top-k left. Tokens that
-// tie with the last kept one are kept.
-struct SamplingRow {
-  float temperature;         // 0: the likeliest token (the lowest id on ties)
-  float top_p;               // 1: off
-  float min_p;               // 0: off
-  int32_t top_k;             // 0: off
-  float repetition_penalty;  // of tokens in prompt or output: logit / p if positive, logit * p if
-                             // not; 1: off
-  float presence_penalty;    // subtracted once for a token of the output
-  float frequency_penalty;   // subtracted for each time
-  int32_t slot;              // row of `counts`, if there are any, penalties or not
-  uint64_t seed;
-  uint32_t step;  // tokens drawn from this seed before: the same seed and step give the same noise
-};
-
-// Times a token stands in the output of a slot, and kInPrompt if it is in the prompt.
-inline constexpr uint32_t kInPrompt = 0x80000000u;
-
+// All in device memory. S rows draw a token, V is the vocabulary.
 struct SamplingArgs {
-  const __nv_bfloat16* logits;  // [S, V]
-  const SamplingRow* rows;      // [S]
-  uint32_t* counts;  // [slots, V], or null if no row has penalties; the drawn token is counted
-  const uint32_t* allowed;  // [S, ceil(V/32)]: bit t of a row set if token t may be drawn; or null
-  float* scratch;           // [S, V]
-  int32_t* tokens;          // [S]
-  float* logprobs;      // [S], or null: log softmax of the logits as they came, at the drawn token
-  int32_t* top_tokens;  // [S, num_top]: the likeliest tokens by those logits, best first
-  float* top_logprobs;  // [S, num_top]
-  int num_top;          // 0: none
-  int num_rows, vocabulary;  // S, V; V is a multiple of 4
+  const float* logits;      // [rows of the step, stride], 16-byte aligned
+  int64_t stride;           // V or more, a multiple of 4: what lies behind column V is never drawn
+  const SamplingRow* rows;  // [S]
+  const SeenToken* seen;    // SamplingInput's arrays; null if no row has a part of them
+  const TokenBias* biases;
+  const uint32_t* allowed;
+  float* scratch;            // [S, stride], for rows with adjustments
+  int32_t* tokens;           // [S]; -1: nothing can be drawn, no finite score is left
+  int32_t* drawn;            // [slots]: the token again, at its row's slot, for the embedding of a
+                             // later step; hence 0 where nothing can be drawn
+  float* logprobs;           // [S], where the row wants it; null if none does
+  int32_t* ranks;            // [S]: TokenLogprob::rank
+  int32_t* top_tokens;       // [S, num_top]: what the row wants of it, best first; -1 where fewer
+  float* top_logprobs;       // tokens have a finite logit. Null if num_top is 0
+  int num_top;               // kMostTop at most: for rows that want more the host reads the logits
+  int num_rows, vocabulary;  // S, V
 };
+inline constexpr int kMostTop = 64;
 
-// Draws one token for each row by the Gumbel-max method: the token with the largest
-// logit + Gumbel noise, the noise from Philox-4x32-10 (Salmon et al., SC'11) at counter (token / 4,
-// step), key seed. A row's token depends on nothing but its logits, its parameters and its counts.
-// Token 0 where nothing can be drawn (no token allowed, or only NaN).
+// Draws a token for each row, by the rules of SamplingRow. A token, and its log probability, are
+// the same bits whatever the other rows are and however many. Scores nearer to each other than
+// 2^-27, or more than 32 below the best, count as ties.
 void RunSampling(const SamplingArgs& args, cudaStream_t stream);
-
-// Counts the tokens of a slot, once when a request enters: prompt tokens are marked, output tokens
-// counted. The slot's row must be zero.
-struct CountTokensArgs {
-  const int32_t* tokens;  // [count]: the prompt, then the output
-  int num_prompt, count;
-  uint32_t* counts;  // [V], the slot's row
-};
-void RunCountTokens(const CountTokensArgs& args, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda
