@@ -147,6 +147,19 @@ void PrefixCache::Remove(const Namespace& space, std::span<const int32_t> tokens
   }
 }
 
+void PrefixCache::RemoveAll(const Namespace& space, std::span<const int32_t> tokens) {
+  for (int depth = int(tokens.size()) / chunk_; depth > 0; --depth) {
+    if (RadixNode* top = FindTop(space, tokens, depth * chunk_)) RemoveSubtree(top);
+  }
+  const RadixNode* root = FindTop(space, tokens, 0);
+  if (root == nullptr) return;
+  const auto [child, common] = Closest(*root, tokens);
+  if (child == nullptr) return;
+  // A first block of other tokens was written by others.
+  const size_t block = std::min({child->tokens.size(), tokens.size(), size_t(page_size_)});
+  if (size_t(common) >= block) RemoveSubtree(child);
+}
+
 void PrefixCache::MarkEvictFirst(const Namespace& space, std::span<const int32_t> tokens, int boundary) {
   RadixNode* run = FindTop(space, tokens, boundary);
   if (run == nullptr || run->origin == RadixNode::Origin::kCommon) return;

@@ -70,6 +70,9 @@ class PrefixCache {
   void Insert(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot, Extent extent);
   // Keeps no page of the slot any longer but those that other states share.
   void Remove(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot);
+  // Keeps no state of these tokens, at any boundary, whoever left it, nor those that go on from one:
+  // something in them is wrong.
+  void RemoveAll(const Namespace& space, std::span<const int32_t> tokens);
   // Makes the state at `boundary` the first to be evicted, as far as no other goes on from it: a
   // longer one takes its place, or experience says that nobody comes back to it. Not one that was
   // left as a common beginning.

@@ -82,14 +82,12 @@ bool Scheduler::Abort(RequestId id) {
 
 void Scheduler::End(Sequence& seq, bool keep_state) {
   blocked_ = nullptr;
+  if (!keep_state && config_.enable_prefix_caching) cache_.RemoveAll(NamespaceOf(seq), seq.tokens);
   if (seq.slot < 0) {
     FindState(seq);  // nobody waits for it any longer
     waiting_.erase(seq.order);
   } else {
     running_.erase(std::ranges::find(running_, &seq));
-    if (!keep_state && config_.enable_prefix_caching) {
-      cache_.Remove(NamespaceOf(seq), Computed(seq), SlotOf(seq));
-    }
     if (keep_state) {
       ReleaseSlot(seq, /*ended=*/true);
     } else {
