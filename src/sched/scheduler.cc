@@ -178,13 +178,7 @@ void Scheduler::CachePrefix(const Sequence& seq, PrefixCache::Extent extent) {
   cache_.Insert(NamespaceOf(seq), Computed(seq), SlotOf(seq), extent);
 }
 
-// A token that was processed but is not known (an abort, before the step that drew it is resolved)
-// is no part of the state.
 void Scheduler::ReleaseSlot(Sequence& seq, bool ended) {
-  if (seq.num_computed > seq.num_known()) {
-    seq.num_computed = seq.num_known();
-    slots_.Trim(seq.slot, TableOf(seq), seq.boundary, seq.num_computed);
-  }
   CachePrefix(seq, PrefixCache::Extent::kAll);
   if (config_.enable_prefix_caching && !TableOf(seq).full()) {
     cache_.Remember(seq.request.cache_salt, Computed(seq));
@@ -215,6 +209,8 @@ PrefixCache::Slot Scheduler::SlotOf(const Sequence& seq) const {
   return {&slots_.table(), seq.slot, seq.boundary};
 }
 
+// A token that was processed but is not known (an abort, before the step that drew it is resolved)
+// is no part of a state.
 std::span<const TokenId> Scheduler::Computed(const Sequence& seq) const {
   return std::span(seq.tokens).first(std::min(seq.num_computed, seq.num_known()));
 }

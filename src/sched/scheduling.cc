@@ -7,6 +7,7 @@ namespace tangram {
 
 const SchedulerOutput& Scheduler::Schedule() {
   TANGRAM_CHECK(in_step_.empty(), "Schedule() before Advance()");
+  TANGRAM_CHECK(steps_.size() <= 1, "{} steps are not resolved", steps_.size());
   output_.Clear();
   budget_ = config_.max_num_batched_tokens;
   ScheduleRunning(/*decoding=*/true);
