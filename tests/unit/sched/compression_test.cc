@@ -1,64 +1,10 @@
 // What compression asks of scheduling and of the prefix cache, in small cases.
-#include <gtest/gtest.h>
-
-#include <numeric>
-
-#include "sched/scheduler.h"
+#include "scheduler_fixture.h"
 
 namespace tangram {
 namespace {
 
-constexpr int kPage = 4, kGroups = 2, kChunk = 16, kWindow = 4;
-
-// Row 0 keeps a quarter, group 1 a half.
-RetentionTable Half() {
-  std::vector<int32_t> retained;
-  for (int i = 1; i <= 20; ++i) retained.insert(retained.end(), {4 * i, 8 * i});
-  return RetentionTable(kGroups, kChunk, 38, std::move(retained));
-}
-
-class CompressionTest : public testing::Test {
- protected:
-  CompressionTest() { Make({.max_num_batched_tokens = 64}); }
-
-  void Make(SchedulerConfig config) {
-    config.page_size = kPage;
-    config.num_groups = kGroups;
-    config.max_model_len = 320;
-    config.window = kWindow;
-    if (config.num_pages == 0) config.num_pages = 2000;
-    scheduler_.emplace(config, std::vector{RetentionTable::Full(kGroups, kChunk), Half()});
-  }
-  void Ask(RequestId id, std::vector<TokenId> prompt, int max_tokens, float ratio = 0.38f) {
-    Request request{.id = id, .prompt = std::move(prompt), .compression_ratio = ratio};
-    request.stop.max_tokens = max_tokens;
-    scheduler_->Add(std::move(request));
-  }
-  // One step; every sequence that samples gets `token`.
-  SchedulerOutput Step(TokenId token = 7) {
-    SchedulerOutput output = scheduler_->Schedule();
-    size_t samples = 0;
-    for (const auto& seq : output.sequences) samples += seq.samples;
-    scheduler_->Complete(std::vector<TokenId>(samples, token));
-    scheduler_->CheckInvariants();
-    return output;
-  }
-  void Finish() {
-    while (scheduler_->HasWork()) Step();
-  }
-  static std::vector<TokenId> Tokens(int count, int first) {
-    std::vector<TokenId> tokens(count);
-    std::iota(tokens.begin(), tokens.end(), first);
-    return tokens;
-  }
-  static std::vector<TokenId> Join(std::vector<TokenId> a, const std::vector<TokenId>& b) {
-    a.insert(a.end(), b.begin(), b.end());
-    return a;
-  }
-  int64_t Held() const { return scheduler_->Stats().pages_held; }
-
-  std::optional<Scheduler> scheduler_;
-};
+using CompressionTest = SchedulerFixture;
 
 TEST_F(CompressionTest, CountsWhatRanAndWhatCameBack) {
   Ask(1, Tokens(50, 0), 100);
@@ -102,9 +48,9 @@ TEST_F(CompressionTest, PagesFollowTheTable) {
   SchedulerOutput step = Step();
   // 48 is crossed within the step: 8 + 16 and 16 + 16 tokens were there before, 12 + 2 and 24 + 2
   // after.
-  ASSERT_EQ(step.page_updates.size(), 2u);
-  EXPECT_EQ(step.page_updates[0].count, 6);
-  EXPECT_EQ(step.page_updates[1].count, 8);
+  EXPECT_EQ(CountWrites(step, 0, 0), 6);
+  EXPECT_EQ(CountWrites(step, 0, 1), 8);
+  EXPECT_EQ(step.page_writes.size(), 6u + 8u);
   EXPECT_EQ(Held(), 4 + 7);
   EXPECT_EQ(scheduler_->Stats().logical_tokens, 50);
   EXPECT_EQ(scheduler_->Stats().resident_tokens, (14 + 26) / 2);
@@ -120,7 +66,7 @@ TEST_F(CompressionTest, AFollowingTurnFindsTheStateOfTheTurnBefore) {
   const SchedulerOutput step = Step();
   EXPECT_EQ(step.sequences[0].num_computed, 59);  // the last token was never processed
   EXPECT_EQ(step.sequences[0].boundary, 48);
-  EXPECT_EQ(scheduler_->NumCachedTokens(2), 59);
+  EXPECT_EQ(cached_[2], 59);
 }
 
 TEST_F(CompressionTest, ATurnThatDropsReasoningFindsTheStateAtThePromptsEnd) {
@@ -128,7 +74,7 @@ TEST_F(CompressionTest, ATurnThatDropsReasoningFindsTheStateAtThePromptsEnd) {
   Finish();
   Ask(2, Join(Tokens(53, 0), Tokens(20, 500)), 4);
   Step();
-  EXPECT_EQ(scheduler_->NumCachedTokens(2), 53);
+  EXPECT_EQ(cached_[2], 53);
 }
 
 TEST_F(CompressionTest, NeverCutsInsideTheCompressedPart) {
@@ -151,11 +97,11 @@ TEST_F(CompressionTest, StatesBeforeTheFirstBoundaryServeAllRatios) {
   Finish();
   Ask(2, Join(Tokens(12, 0), Tokens(20, 500)), 2);
   Step();
-  EXPECT_EQ(scheduler_->NumCachedTokens(2), 12);
+  EXPECT_EQ(cached_[2], 12);
   Finish();
   Ask(3, Join(Tokens(12, 0), Tokens(20, 500)), 2, 1.0f);
   Step();
-  EXPECT_EQ(scheduler_->NumCachedTokens(3), 12);  // but not those behind it
+  EXPECT_EQ(cached_[3], 12);  // but not those behind it
 }
 
 TEST_F(CompressionTest, ACommonSystemPromptIsStoredOnce) {
@@ -223,9 +169,18 @@ TEST_F(CompressionTest, StepsEndAtBoundariesForAScorerWithAPassOfItsOwn) {
   config.stop_at_boundaries = true;
   Make(config);
   Ask(1, Tokens(40, 0), 2);
-  EXPECT_EQ(Step().sequences[0].num_tokens, 16);
-  EXPECT_EQ(Step().sequences[0].num_tokens, 16);
-  EXPECT_EQ(Step().sequences[0].num_tokens, 8);
+  Ask(2, Tokens(40, 0), 2, 1.0f);  // never compressed: one step
+  SchedulerOutput step = Step();
+  EXPECT_EQ(step.sequences[0].num_tokens, 16);
+  EXPECT_EQ(step.sequences[1].num_tokens, 40);
+  EXPECT_TRUE(step.chunks.empty());
+  for (const int boundary : {16, 32}) {  // and tells the chunk that ends where it begins
+    step = Step();
+    EXPECT_EQ(step.sequences.back().num_tokens, boundary == 16 ? 16 : 8);
+    ASSERT_EQ(step.chunks.size(), 1u);
+    EXPECT_EQ(step.sequences[step.chunks[0].sequence].id, 1u);
+    EXPECT_EQ(step.chunks[0].tokens, Tokens(16, boundary - 16));
+  }
 }
 
 // What a conversation leaves behind it as it goes on must not push others out.
@@ -245,7 +200,7 @@ TEST_F(CompressionTest, StatesThatALongerOneReplacesAreEvictedFirst) {
   EXPECT_GT(scheduler_->Stats().prefix_cache_hits, 4u * 60);
   Ask(7, Join(Tokens(40, 5000), std::vector<TokenId>{7, 8}), 2);  // older than all of it
   Step();
-  EXPECT_GE(scheduler_->NumCachedTokens(7), 40);
+  EXPECT_GE(cached_[7], 40);
 }
 
 }  // namespace

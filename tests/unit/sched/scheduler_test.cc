@@ -22,6 +22,13 @@ Scheduler Make(const SchedulerConfig& config) {
   return Scheduler(config, std::move(tables));
 }
 
+// Queues a step, and tells its tokens: one for each sequence that draws.
+std::vector<StepResult> RunStep(Scheduler& scheduler, std::vector<TokenId> drawn) {
+  scheduler.Schedule();
+  scheduler.Advance();
+  return scheduler.Resolve(drawn);
+}
+
 Request Ask(RequestId id, int prompt, int max_tokens, int first_token = 0) {
   Request request{.id = id, .prompt = std::vector<TokenId>(prompt)};
   std::iota(request.prompt.begin(), request.prompt.end(), first_token);
@@ -36,13 +43,15 @@ TEST(Scheduler, MixesDecodesWithChunksOfPrefill) {
   const SchedulerOutput& step = scheduler.Schedule();
   ASSERT_EQ(step.sequences.size(), 2u);
   EXPECT_EQ(step.sequences[0].num_tokens, 10);
-  EXPECT_TRUE(step.sequences[0].samples);
+  EXPECT_TRUE(step.sequences[0].needs_sampling);
   EXPECT_EQ(step.sequences[1].num_tokens, 22);  // what is left of 32
-  EXPECT_FALSE(step.sequences[1].samples);
-  ASSERT_EQ(step.page_updates.size(), 2u * 2);
-  EXPECT_EQ(step.page_updates[0].count, 3);
-  EXPECT_EQ(step.page_updates[2].count, 6);
-  const auto& results = scheduler.Complete(std::vector<TokenId>{7});
+  EXPECT_FALSE(step.sequences[1].needs_sampling);
+  EXPECT_EQ(step.page_writes.size(), 2u * (3 + 6));
+  EXPECT_EQ(step.tokens.size(), 32u);
+  EXPECT_EQ(step.tokens[9], 9);
+  EXPECT_EQ(step.tokens[10], 1000);
+  scheduler.Advance();
+  const auto& results = scheduler.Resolve(std::vector<TokenId>{7});
   ASSERT_EQ(results.size(), 1u);
   EXPECT_FALSE(results[0].finished);
   scheduler.Schedule();
@@ -50,7 +59,10 @@ TEST(Scheduler, MixesDecodesWithChunksOfPrefill) {
   EXPECT_EQ(step.sequences[0].num_tokens, 1);
   EXPECT_EQ(step.sequences[1].num_computed, 22);
   EXPECT_EQ(step.sequences[1].num_tokens, 18);
-  scheduler.Complete(std::vector<TokenId>{7, 7});
+  EXPECT_EQ(step.tokens[0], 7);
+  EXPECT_EQ(step.tokens[1], 1022);
+  scheduler.Advance();
+  scheduler.Resolve(std::vector<TokenId>{7, 7});
   scheduler.CheckInvariants();
 }
 
@@ -60,40 +72,18 @@ TEST(Scheduler, StopsAtStopTokensAndLengths) {
   request.stop.stop_token_ids = {9};
   request.stop.min_tokens = 2;
   scheduler.Add(request);
-  scheduler.Schedule();
-  EXPECT_FALSE(scheduler.Complete(std::vector<TokenId>{9})[0].finished);  // below min_tokens
-  scheduler.Schedule();
-  StepResult result = scheduler.Complete(std::vector<TokenId>{9})[0];
+  EXPECT_FALSE(RunStep(scheduler, {9})[0].finished);  // below min_tokens
+  StepResult result = RunStep(scheduler, {9})[0];
   EXPECT_TRUE(result.finished);
   EXPECT_EQ(result.reason, FinishReason::kStop);
   EXPECT_EQ(result.stop_token, 9);
   scheduler.Add(Ask(2, 5, 2));
-  scheduler.Schedule();
-  EXPECT_FALSE(scheduler.Complete(std::vector<TokenId>{1})[0].finished);
-  scheduler.Schedule();
-  result = scheduler.Complete(std::vector<TokenId>{1})[0];
+  EXPECT_FALSE(RunStep(scheduler, {1})[0].finished);
+  result = RunStep(scheduler, {1})[0];
   EXPECT_TRUE(result.finished);
   EXPECT_EQ(result.reason, FinishReason::kLength);
   EXPECT_FALSE(scheduler.HasWork());
   EXPECT_EQ(scheduler.Stats().pages_held, 0);
-}
-
-TEST(Scheduler, AbortBetweenScheduleAndCompleteGivesNoResult) {
-  Scheduler scheduler = Make(Config());
-  scheduler.Add(Ask(1, 5, 4));
-  scheduler.Schedule();
-  EXPECT_TRUE(scheduler.Abort(1));
-  EXPECT_FALSE(scheduler.Abort(1));
-  EXPECT_TRUE(scheduler.HasWork());
-  EXPECT_TRUE(scheduler.Complete(std::vector<TokenId>{3}).empty());
-  EXPECT_FALSE(scheduler.HasWork());
-  EXPECT_EQ(scheduler.Stats().pages_held, 0);
-}
-
-TEST(Scheduler, FitsComparesThePeakWithThePool) {
-  const Scheduler scheduler = Make(Config(20));
-  EXPECT_TRUE(scheduler.Fits(Ask(1, 30, 11)));  // 40 processed tokens, 2 groups of 10 pages
-  EXPECT_FALSE(scheduler.Fits(Ask(1, 30, 12)));
 }
 
 TEST(Scheduler, PreemptionLosesNothing) {
@@ -106,10 +96,13 @@ TEST(Scheduler, PreemptionLosesNothing) {
     const SchedulerOutput step = scheduler.Schedule();
     for (const RequestId id : step.preempted) EXPECT_EQ(id, 2u);  // the younger one
     preempted = preempted || !step.preempted.empty();
-    processed += step.num_tokens;
-    size_t samples = 0;
-    for (const ScheduledSequence& seq : step.sequences) samples += seq.samples;
-    scheduler.Complete(std::vector<TokenId>(samples, 7));
+    processed += step.num_tokens();
+    scheduler.Advance();
+    size_t draws = 0;
+    for (const ScheduledSequence& seq : step.sequences) draws += seq.needs_sampling;
+    for (const StepResult& result : scheduler.Resolve(std::vector<TokenId>(draws, 7))) {
+      EXPECT_EQ(result.num_cached_tokens, 0);
+    }
     scheduler.CheckInvariants();
   }
   EXPECT_TRUE(preempted);
@@ -118,7 +111,6 @@ TEST(Scheduler, PreemptionLosesNothing) {
   const int64_t once = 2 * (23 + 29);
   EXPECT_GE(processed, once);
   EXPECT_LE(processed, once + 2 * 14 * 4 / 2);
-  EXPECT_EQ(scheduler.NumCachedTokens(2), 0);
 }
 
 TEST(Scheduler, ARequestThatDoesNotFitYetWaitsAndThoseBehindItToo) {
@@ -126,8 +118,7 @@ TEST(Scheduler, ARequestThatDoesNotFitYetWaitsAndThoseBehindItToo) {
   scheduler.Add(Ask(1, 30, 8));  // 8 pages a group of 12
   scheduler.Add(Ask(2, 30, 8, 1000));
   scheduler.Add(Ask(3, 2, 2, 2000));
-  EXPECT_EQ(scheduler.Schedule().sequences.size(), 1u);
-  scheduler.Complete(std::vector<TokenId>{7});
+  EXPECT_EQ(RunStep(scheduler, {7}).size(), 1u);
   EXPECT_EQ(scheduler.Stats().num_waiting, 2);
   scheduler.Abort(1);  // its state stays, and can be evicted
   EXPECT_EQ(scheduler.Stats().pages_held, 0);
@@ -151,10 +142,7 @@ TEST(Scheduler, PriorityGoesFirstWhereThePolicySaysSo) {
 TEST(Scheduler, AFollowingTurnProcessesOnlyWhatIsNew) {
   Scheduler scheduler = Make(Config());
   scheduler.Add(Ask(1, 21, 4));
-  for (int i = 0; i < 4; ++i) {
-    scheduler.Schedule();
-    scheduler.Complete(std::vector<TokenId>{100 + i});
-  }
+  for (int i = 0; i < 4; ++i) RunStep(scheduler, {100 + i});
   Request next = Ask(2, 21, 4);
   for (const TokenId token : {100, 101, 102, 103, 50, 51}) next.prompt.push_back(token);
   scheduler.Add(next);
@@ -162,13 +150,13 @@ TEST(Scheduler, AFollowingTurnProcessesOnlyWhatIsNew) {
   EXPECT_EQ(step.sequences[0].num_computed, 24);
   EXPECT_EQ(step.sequences[0].num_tokens, 3);  // 103 was sampled, but never processed
   EXPECT_TRUE(step.page_copies.empty());
-  EXPECT_EQ(scheduler.NumCachedTokens(2), 24);
-  scheduler.Complete(std::vector<TokenId>{1});
+  scheduler.Advance();
+  EXPECT_EQ(scheduler.Resolve(std::vector<TokenId>{1})[0].num_cached_tokens, 24);
   Request other = Ask(3, 21, 4);
   other.prompt.push_back(5);  // parts from the first one inside a page
   scheduler.Add(other);
   scheduler.Schedule();
-  EXPECT_EQ(scheduler.NumCachedTokens(3), 21);
+  EXPECT_EQ(step.sequences[1].num_computed, 21);
   EXPECT_EQ(step.page_copies.size(), 2u);  // one in each group
   EXPECT_EQ(scheduler.Stats().prefix_cache_hits, 24u + 21u);
 }

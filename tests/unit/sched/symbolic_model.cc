@@ -12,6 +12,8 @@
 namespace tangram {
 namespace {
 
+constexpr TokenId kNeverDrawn = -1000;
+
 uint64_t Mix(uint64_t a, uint64_t b) {  // the finalizer of SplitMix64
   uint64_t x = a * 0x9e3779b97f4a7c15u + b + 1;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -23,18 +25,18 @@ uint64_t Digest(const SymbolicKv& kv, int group, int index) {
   return Mix(kv.prefix, uint64_t(kv.position) << 32 | uint64_t(group) << 16 | uint64_t(index));
 }
 
-// Which of a group's tokens stay at `boundary`, as indices: what the boundary before kept, its window
-// excepted (sinks at the first), the last `window` tokens, and the best scored of the rest; a score
-// is a hash.
-std::vector<int> Kept(const std::vector<SymbolicKv>& group, int row_index,
+// Which of a group's tokens stay at `boundary`, as indices: what the boundary before kept, its
+// window excepted (sinks at the first), the last `window` tokens, and the best scored of the rest;
+// a score is a hash.
+std::vector<int> Kept(const std::vector<SymbolicKv>& group, int group_index,
                       const RetentionTable& table, int boundary, CompressionRule rule) {
   const int size = static_cast<int>(group.size());
-  const int before = table.Retained(row_index, boundary - table.chunk());
+  const int before = table.Retained(group_index, boundary - table.chunk());
   const int fixed = before == 0 ? rule.sinks : before - rule.window;
-  const int scored = table.Retained(row_index, boundary) - fixed - rule.window;
+  const int scored = table.Retained(group_index, boundary) - fixed - rule.window;
   std::vector<int> rest(size - rule.window - fixed);
   std::iota(rest.begin(), rest.end(), fixed);
-  std::ranges::sort(rest, std::greater{}, [&](int i) { return Mix(group[i].prefix, row_index); });
+  std::ranges::sort(rest, std::greater{}, [&](int i) { return Mix(group[i].prefix, group_index); });
   TANGRAM_CHECK(0 <= scored && scored <= int(rest.size()), "{} of {}", scored, rest.size());
   std::vector<int> kept(fixed);
   std::iota(kept.begin(), kept.end(), 0);
@@ -47,14 +49,14 @@ std::vector<int> Kept(const std::vector<SymbolicKv>& group, int row_index,
 }  // namespace
 
 DenseRun::DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt)
-    : table_(&table), rule_(rule), last_prefix_(salt), rows_(table.num_groups()) {}
+    : table_(&table), rule_(rule), last_prefix_(salt), groups_(table.num_groups()) {}
 
 void DenseRun::Process(TokenId token) {
   const int position = num_computed_++;
   const bool at_boundary = position > 0 && position % table_->chunk() == 0 && !table_->full();
   last_prefix_ = Mix(last_prefix_, uint64_t(token));
   for (int r = 0; r < table_->num_groups(); ++r) {
-    auto& group = rows_[r];
+    auto& group = groups_[r];
     if (at_boundary) {
       std::vector<SymbolicKv> kept;
       for (const int i : Kept(group, r, *table_, position, rule_)) kept.push_back(group[i]);
@@ -66,8 +68,8 @@ void DenseRun::Process(TokenId token) {
 
 TokenId DenseRun::Next(int vocab_size) const {
   uint64_t read = 0;
-  for (size_t r = 0; r < rows_.size(); ++r) {
-    for (size_t i = 0; i < rows_[r].size(); ++i) read += Digest(rows_[r][i], int(r), int(i));
+  for (size_t r = 0; r < groups_.size(); ++r) {
+    for (size_t i = 0; i < groups_[r].size(); ++i) read += Digest(groups_[r][i], int(r), int(i));
   }
   return static_cast<TokenId>(Mix(read, 0) % vocab_size);
 }
@@ -76,15 +78,12 @@ SymbolicModel::SymbolicModel(Shape shape, CompressionRule rule)
     : shape_(shape),
       rule_(rule),
       pool_(shape.num_pages * shape.page_size),
-      page_table_(size_t(shape.num_slots) * shape.num_groups * shape.max_pages, -1) {}
+      page_table_(size_t(shape.num_slots) * shape.num_groups * shape.max_pages, -1),
+      drawn_(shape.num_slots, kNeverDrawn) {}
 
-void SymbolicModel::Begin(const SchedulerOutput& output, const PageTable& pages) {
-  for (const PageUpdate& u : output.page_updates) {
-    const size_t group = size_t(u.slot) * shape_.num_groups + u.group;
-    std::copy_n(pages.group(u.slot, u.group) + u.first, u.count,
-                page_table_.begin() + group * shape_.max_pages + u.first);
-  }
+void SymbolicModel::Begin(const SchedulerOutput& output) {
   std::set<int32_t> written;
+  for (const PageWrite& write : output.page_writes) page_table_.at(write.place) = write.page;
   for (const PageCopy& copy : output.page_copies) {
     TANGRAM_CHECK(written.insert(copy.to).second, "page {} is the target of two copies", copy.to);
   }
@@ -95,11 +94,17 @@ void SymbolicModel::Begin(const SchedulerOutput& output, const PageTable& pages)
   }
 }
 
+void SymbolicModel::Forget(int slot) {
+  const size_t count = size_t(shape_.num_groups) * shape_.max_pages;
+  std::fill_n(Pages(slot, 0), count, -1);
+  drawn_[slot] = kNeverDrawn;
+}
+
 const SymbolicKv& SymbolicModel::At(int slot, int group, int index) const {
   const size_t first = (size_t(slot) * shape_.num_groups + group) * shape_.max_pages;
   const int32_t page = page_table_[first + index / shape_.page_size];
-  TANGRAM_CHECK(page >= 0 && page < shape_.num_pages, "slot {} group {} index {}: page {}", slot, group,
-                index, page);
+  TANGRAM_CHECK(page >= 0 && page < shape_.num_pages, "slot {} group {} index {}: page {}", slot,
+                group, index, page);
   return pool_[int64_t{page} * shape_.page_size + index % shape_.page_size];
 }
 
@@ -120,7 +125,6 @@ void SymbolicModel::Compress(int slot, const RetentionTable& table, int boundary
 
 TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
                            std::span<const TokenId> tokens) {
-  uint64_t read = 0;
   const int end = seq.num_computed + seq.num_tokens;
   for (int n = seq.num_computed; n < end; ++n) {
     uint64_t prefix = salt;
@@ -130,13 +134,19 @@ TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& t
       prefix = At(seq.slot, 0, length - 1).prefix;
     }
     if (n % table.chunk() == 0 && !compressed && !table.full()) Compress(seq.slot, table, n);
+    TokenId token = tokens[n - seq.num_computed];
+    if (token == SchedulerOutput::kLastDrawn) token = drawn_[seq.slot];
     for (int r = 0; r < shape_.num_groups; ++r) {
-      At(seq.slot, r, table.Length(r, n + 1) - 1) = {Mix(prefix, uint64_t(tokens[n])), n};
+      At(seq.slot, r, table.Length(r, n + 1) - 1) = {Mix(prefix, uint64_t(token)), n};
     }
   }
+  uint64_t read = 0;
   for (int r = 0; r < shape_.num_groups; ++r) {
     const int length = table.Length(r, end);
     for (int i = 0; i < length; ++i) read += Digest(At(seq.slot, r, i), r, i);
+    // Pages behind these are given back.
+    const int count = (length + shape_.page_size - 1) / shape_.page_size;
+    std::fill(Pages(seq.slot, r) + count, Pages(seq.slot, r) + shape_.max_pages, -1);
   }
   return static_cast<TokenId>(Mix(read, 0) % shape_.vocab_size);
 }
@@ -147,9 +157,9 @@ std::string SymbolicModel::Difference(int slot, const DenseRun& dense) const {
     for (int i = 0; i < int(group.size()); ++i) {
       const SymbolicKv& kv = At(slot, r, i);
       if (kv == group[i]) continue;
-      return fmt::format("slot {} group {} index {} of {}: position {} (prefix {:x}), not {} ({:x})",
-                         slot, r, i, group.size(), kv.position, kv.prefix, group[i].position,
-                         group[i].prefix);
+      return fmt::format(
+          "slot {} group {} index {} of {}: position {} (prefix {:x}), not {} ({:x})", slot, r, i,
+          group.size(), kv.position, kv.prefix, group[i].position, group[i].prefix);
     }
   }
   return {};

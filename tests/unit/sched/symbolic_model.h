@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "paging/page_table.h"
 #include "paging/retention_table.h"
 #include "sched/scheduler_output.h"
 
@@ -29,7 +28,7 @@ class DenseRun {
   DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt);
 
   int num_computed() const { return num_computed_; }
-  std::span<const SymbolicKv> group(int group) const { return rows_[group]; }
+  std::span<const SymbolicKv> group(int group) const { return groups_[group]; }
   void Process(TokenId token);
   // The token that follows from what the last one read.
   TokenId Next(int vocab_size) const;
@@ -39,11 +38,12 @@ class DenseRun {
   CompressionRule rule_;
   int num_computed_ = 0;
   uint64_t last_prefix_;
-  std::vector<std::vector<SymbolicKv>> rows_;
+  std::vector<std::vector<SymbolicKv>> groups_;
 };
 
 // A model on pages, driven by scheduler outputs alone, as a device is: it has its own copy of the
-// page table and knows of pages and lengths only what page updates, copies and positions tell.
+// page table, knows of pages and lengths only what page writes, copies and positions tell, and the
+// tokens that it drew before anybody else does.
 class SymbolicModel {
  public:
   struct Shape {
@@ -53,24 +53,31 @@ class SymbolicModel {
   };
   SymbolicModel(Shape shape, CompressionRule rule);
 
-  // Before the sequences of a step: page updates (of `pages` it reads only these), then page
-  // copies.
-  void Begin(const SchedulerOutput& output, const PageTable& pages);
-  // Processes one sequence's tokens and returns the one that follows.
+  // Before the sequences of a step: page writes, then page copies.
+  void Begin(const SchedulerOutput& output);
+  // Processes one sequence's tokens and returns the one that follows from its logits.
   TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
               std::span<const TokenId> tokens);
+  // Later steps find the token under kLastDrawn.
+  void Draw(int slot, TokenId token) { drawn_[slot] = token; }
+  // Nobody has the slot now: what is in it, and was drawn for it, must not be used again.
+  void Forget(int slot);
   // What is wrong with the groups of a slot, if they are not those of a dense run; else empty.
   std::string Difference(int slot, const DenseRun& dense) const;
 
  private:
   SymbolicKv& At(int slot, int group, int index);
   const SymbolicKv& At(int slot, int group, int index) const;
+  int32_t* Pages(int slot, int group) {
+    return &page_table_[(size_t(slot) * shape_.num_groups + group) * shape_.max_pages];
+  }
   void Compress(int slot, const RetentionTable& table, int boundary);
 
   Shape shape_;
   CompressionRule rule_;
   std::vector<SymbolicKv> pool_;     // [pages][page_size]
-  std::vector<int32_t> page_table_;  // [slots][groups][max_pages]; -1: never told
+  std::vector<int32_t> page_table_;  // [slots][groups][max_pages]; -1: never told, or given back
+  std::vector<TokenId> drawn_;       // by slot
 };
 
 }  // namespace tangram
