@@ -1,5 +1,6 @@
 #include "ops/host/host_backend.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/memory.h"
@@ -94,7 +95,7 @@ Ticket HostBackend::Sample(const TensorView& logits, const SamplingInput& input)
     const auto logit_row = static_cast<size_t>(input.rows[i].logit_row);
     sampler_.Sample({logits.as<float>() + logit_row * vocabulary, vocabulary}, input, i, output_);
     if (drawn_.size() <= slot) drawn_.resize(slot + 1);
-    drawn_[slot] = output_.tokens[i];
+    drawn_[slot] = std::max(output_.tokens[i], 0);  // a draw that failed: its sequence ends
   }
   return 0;
 }
