@@ -111,6 +111,8 @@ void EngineLoop::Run() {
       TakeInbox();
       Step();
     }
+    // What the step in flight works on is freed next.
+    if (in_flight_) runner_->backend().Wait(in_flight_->ticket);
     EndAll(FinishReason::kAbort);
   } catch (const std::exception& e) {
     LogError("the engine died: {}", e.what());
