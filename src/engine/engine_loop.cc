@@ -210,7 +210,7 @@ void EngineLoop::QueueSampling(StepInFlight& step) {
   sampling_.Clear();
   int logit_row = 0;
   for (StepInFlight::Draw& draw : step.draws) {
-    if (const auto it = live_.find(draw.id); it != live_.end()) {
+    if (const auto it = live_.find(draw.id); it != live_.end() && !it->second.ended()) {
       draw.row = static_cast<int>(sampling_.rows.size());
       it->second.AddSamplingRow(logit_row, draw.slot, draw.position, info_.vocab_size, sampling_);
     }
@@ -240,8 +240,9 @@ void EngineLoop::Resolve(const StepInFlight& step) {
       live_.at(result.id).Take(event);
       ++totals_.generation_tokens;
     }
+    // It draws no more, though its last step may be in flight still.
+    if (event.finished) live_.at(result.id).End();
     events_.emplace_back(result.id, std::move(event));
-    // What is ended draws no more, though its last step may be in flight still.
   }
   totals_.wait_seconds += SecondsBetween(begin, waited);
   totals_.sample_seconds += SecondsBetween(waited, Clock::now());

@@ -28,6 +28,9 @@ class LiveRequest {
   // Takes the token that was drawn; the event says of the first one how long it took.
   void Take(TokenEvent& event);
   void Tell(const TokenEvent& event) const { listener_(event); }
+  // Its last token is known; its listener may not have been told yet.
+  void End() { ended_ = true; }
+  bool ended() const { return ended_; }
 
  private:
   bool has_penalties() const;
@@ -41,7 +44,7 @@ class LiveRequest {
   std::vector<TokenId> generated_;
   std::unordered_map<TokenId, int> seen_;  // how often generated; with penalties alone
   Clock::time_point submitted_, first_scheduled_{};
-  bool started_ = false;
+  bool started_ = false, ended_ = false;
 };
 
 }  // namespace tangram
