@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <numeric>
 
 #include "ops/kv_world.h"
 
@@ -35,17 +34,19 @@ std::vector<KvWorldShape> Shapes(DType dtype) {
 // Rounding K and V is part of what both compute, so all types have one tolerance: that of f32 sums.
 constexpr double kTolerance = 2e-5;
 
-std::vector<float> Attend(Backend& backend, const KvWorld& world, const std::vector<float>& qkv,
-                          std::span<const SequenceSpan> sequences) {
+std::vector<float> Attend(Backend& backend, KvWorld& world, const std::vector<float>& qkv,
+                          const std::vector<SequenceSpan>& spans) {
   const int64_t heads = world.num_q_heads(), d = world.shape().head_dim;
   const Guarded in(backend, {world.num_tokens(), world.qkv_width()}, qkv);
   const Guarded out(backend, {world.num_tokens(), heads * d});
-  backend.Attention({in.view(), out.view(), world.num_q_heads(), world.shape().num_kv_heads,
-                     1 / std::sqrt(static_cast<float>(d)), world.pool(), world.pages(),
-                     world.heads(), sequences});
-  backend.Synchronize();
+  backend.Attention({world.Begin(backend, spans), in.view(), out.view(), world.num_q_heads(),
+                     1 / std::sqrt(static_cast<float>(d))});
   out.ExpectGuardsIntact();
   return out.values();
+}
+
+std::vector<float> Attend(Backend& backend, KvWorld& world, const std::vector<float>& qkv) {
+  return Attend(backend, world, qkv, world.sequences());
 }
 
 class AttentionTest : public testing::TestWithParam<TestedBackend> {};
@@ -61,8 +62,7 @@ TEST_P(AttentionTest, EqualsTheReference) {
       const std::vector<float> qkv = Random(12).Normals(world.num_tokens() * world.qkv_width());
       world.AppendPlain(qkv);
       expected.AppendPlain(qkv);
-      EXPECT_LE(RelativeError(Attend(*backend, world, qkv, world.sequences()),
-                              Attend(*reference, expected, qkv, expected.sequences())),
+      EXPECT_LE(RelativeError(Attend(*backend, world, qkv), Attend(*reference, expected, qkv)),
                 kTolerance);
     }
   }
@@ -78,17 +78,17 @@ TEST_P(AttentionTest, SlicesAndThreadsDoNotChangeABit) {
     KvWorld world(*one, shape, 13);
     const std::vector<float> qkv = Random(14).Normals(world.num_tokens() * world.qkv_width());
     world.AppendPlain(qkv);
-    const std::vector<float> whole = Attend(*one, world, qkv, world.sequences());
-    ExpectSameBits(Attend(*four, world, qkv, world.sequences()), whole);
+    const std::vector<float> whole = Attend(*one, world, qkv);
+    ExpectSameBits(Attend(*four, world, qkv), whole);
     const SequenceSpan& all = world.sequences()[0];
     const int width = world.num_q_heads() * shape.head_dim;
     for (const int step : {1, 7, 16, 33}) {
       for (int t = 0; t < all.num_tokens; t += step) {
-        std::vector<int32_t> history(all.row_history,
-                                     all.row_history + 2 * shape.num_kv_heads / shape.group_size);
-        for (int32_t& h : history) h += t;
-        const SequenceSpan slice{all.slot, t, std::min(step, all.num_tokens - t), history.data()};
-        const std::vector<float> part = Attend(*four, world, qkv, {&slice, 1});
+        SequenceSpan slice = all;
+        slice.first_token = t;
+        slice.num_tokens = std::min(step, all.num_tokens - t);
+        slice.position += t;
+        const std::vector<float> part = Attend(*four, world, qkv, {slice});
         const auto from = [&](const std::vector<float>& v) {
           return std::vector<float>(v.begin() + t * width,
                                     v.begin() + (t + slice.num_tokens) * width);
@@ -110,12 +110,9 @@ TEST_P(AttentionTest, HugeLogits) {
   expected.AppendPlain(qkv);
   for (float& v : qkv) v *= 3000;
   // f32 scores near 10^4 are off by 10^-3, so weights near a tie are too.
-  EXPECT_LE(RelativeError(Attend(*backend, world, qkv, world.sequences()),
-                          Attend(*reference, expected, qkv, expected.sequences())),
-            2e-2);
+  EXPECT_LE(RelativeError(Attend(*backend, world, qkv), Attend(*reference, expected, qkv)), 2e-2);
   for (float& v : qkv) v *= 1e20f;
-  for (const float v : Attend(*backend, world, qkv, world.sequences()))
-    EXPECT_TRUE(std::isfinite(v));
+  for (const float v : Attend(*backend, world, qkv)) EXPECT_TRUE(std::isfinite(v));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, testing::ValuesIn(TestedBackends()),

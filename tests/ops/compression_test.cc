@@ -47,25 +47,25 @@ TEST_P(CompressionTest, CompactsLikeOutOfPlaceOverManyChunks) {
     for (uint32_t seed = 0; seed < 20; ++seed) {
       Sequence sequence(*backend_, dtype_, seed);
       std::mt19937 random(seed);
-      std::vector<int32_t> retained(kRows);
+      std::vector<int32_t> retained(kGroups);
       for (int chunk = 0; chunk < 5; ++chunk) {
         sequence.Append(kChunk, score);
-        std::vector<int32_t> locked(kRows), kept(kRows);
-        for (size_t row = 0; row < kRows; ++row) {
-          locked[row] = chunk == 0 ? kSinks : retained[row] - kWindow;
-          // None, some or all of the candidates; all only while the row's pages last.
-          const int least = locked[row] + kWindow;
-          const int most = std::min(retained[row] + kChunk, kMaxPages * kPageSize - kChunk);
+        std::vector<int32_t> locked(kGroups), kept(kGroups);
+        for (size_t group = 0; group < kGroups; ++group) {
+          locked[group] = chunk == 0 ? kSinks : retained[group] - kWindow;
+          // None, some or all of the candidates; all only while the group's pages last.
+          const int least = locked[group] + kWindow;
+          const int most = std::min(retained[group] + kChunk, kMaxPages * kPageSize - kChunk);
           const int choices[] = {least, most, least + static_cast<int>(random() % 16)};
-          kept[row] = std::clamp(choices[random() % 3], least, std::max(least, most));
+          kept[group] = std::clamp(choices[random() % 3], least, std::max(least, most));
         }
         std::vector<std::vector<Sequence::Token>> expected;
-        for (int h = 0; h < kHeads; ++h) {
-          const auto row = static_cast<size_t>(sequence.row(h));
-          expected.push_back(KeepBest(sequence.ReadRow(h), locked[row], kept[row]));
+        for (int h = 0; h < kAllHeads; ++h) {
+          const auto group = static_cast<size_t>(sequence.group(h));
+          expected.push_back(KeepBest(sequence.ReadRow(h), locked[group], kept[group]));
         }
-        sequence.Compact(locked, kept);
-        for (int h = 0; h < kHeads; ++h) {
+        sequence.Compact((chunk + 1) * kChunk, kept);
+        for (int h = 0; h < kAllHeads; ++h) {
           ASSERT_EQ(sequence.ReadRow(h), expected[static_cast<size_t>(h)])
               << "seed " << seed << " chunk " << chunk << " head " << h;
         }
@@ -81,9 +81,9 @@ TEST_P(CompressionTest, KeyDiffFollowsItsFormulaAndLeavesOthersAlone) {
   Sequence sequence(*backend_, dtype_, 7);
   sequence.Append(kChunk, RandomScore);
   std::vector<std::vector<Sequence::Token>> before;
-  for (int h = 0; h < kHeads; ++h) before.push_back(sequence.ReadRow(h));
-  sequence.Score(ScoreMethod::kKeyDiff, {locked, locked});
-  for (int h = 0; h < kHeads; ++h) {
+  for (int h = 0; h < kAllHeads; ++h) before.push_back(sequence.ReadRow(h));
+  sequence.Score(kChunk, {.method = ScoreMethod::kKeyDiff, .sinks = locked});
+  for (int h = 0; h < kAllHeads; ++h) {
     const auto& row = before[static_cast<size_t>(h)];
     double mean[kDim] = {};
     for (int t = 0; t < kChunk; ++t) {
@@ -114,27 +114,71 @@ TEST_P(CompressionTest, StreamingLlmKeepsTheMostRecent) {
   Sequence sequence(*backend_, dtype_, 9);
   sequence.Append(kChunk, RandomScore);
   const auto before = sequence.ReadRow(0);
-  sequence.Score(ScoreMethod::kStreamingLlm, {kSinks, kSinks});
-  sequence.Compact({kSinks, kSinks}, {32, 32});
+  sequence.Score(kChunk, {.method = ScoreMethod::kStreamingLlm, .sinks = kSinks});
+  sequence.Compact(kChunk, {32, 32});
   for (int i = kSinks; i < 32; ++i) {
     EXPECT_EQ(sequence.Read(0, i).key, before[static_cast<size_t>(i + kChunk - 32)].key) << i;
   }
 }
 
+// [count, Hkv]: 100, 101, ...
+Buffer CountedScores(Backend& backend, int count) {
+  Buffer buffer = backend.Allocate(static_cast<size_t>(count) * kHeads * sizeof(float));
+  for (int i = 0; i < count * kHeads; ++i) {
+    static_cast<float*>(buffer.data())[i] = static_cast<float>(100 + i);
+  }
+  return buffer;
+}
+
 TEST_P(CompressionTest, ScoresAreStoredBesideTheirTokens) {
-  Sequence sequence(*backend_, dtype_, 11);
-  sequence.Append(30, Equal);
-  // Tokens 2..6 of the step become tokens 13..17 of row 0 and 20..24 of row 1.
-  Buffer buffer = backend_->Allocate(7 * kHeads * sizeof(float));
-  const TensorView scores = buffer.View(DType::kF32, {7, kHeads});
-  for (int i = 0; i < 7 * kHeads; ++i) scores.as<float>()[i] = static_cast<float>(100 + i);
-  sequence.AppendScores(scores, {13, 20}, 5);
-  for (int h = 0; h < kHeads; ++h) {
-    const int first = sequence.row(h) == 0 ? 13 : 20;
-    for (int t = 0; t < 30; ++t) {
-      const bool stored = t >= first && t < first + 5;
-      EXPECT_EQ(sequence.Read(h, t).score,
-                stored ? static_cast<float>(100 + (t - first + 2) * kHeads + h) : 1.0f);
+  for (int layer = 0; layer < kLayers; ++layer) {
+    Sequence sequence(*backend_, dtype_, 11);
+    sequence.Append(30, Equal);
+    // Tokens 2..6 of the step become tokens 13..17 of group 0 and 20..24 of group 1.
+    sequence.Retain(kChunk, {11, 18});
+    const SequenceSpan span{Sequence::kSlot, Sequence::kRetention, 2, 5, kChunk + 2, true};
+    constexpr int kWidth = 3 * kHeads * kDim;
+    const Buffer qkv = backend_->Allocate(7 * kWidth * sizeof(float));
+    const Buffer scores = CountedScores(*backend_, 7);
+    const float inv_freq[kDim / 2] = {};
+    backend_->Append({.at = sequence.Begin(span, 7, layer),
+                      .qkv = qkv.View(DType::kF32, {7, kWidth}),
+                      .num_q_heads = kHeads,
+                      .rope = {inv_freq},
+                      .new_scores = scores.View(DType::kF32, {7, kHeads}),
+                      .pool_scores = sequence.scores()});
+    for (int h = 0; h < kAllHeads; ++h) {
+      const int first = sequence.group(h) == 0 ? 13 : 20;
+      for (int t = 0; t < 30; ++t) {
+        const bool stored = h / kHeads == layer && t >= first && t < first + 5;
+        EXPECT_EQ(sequence.Read(h, t).score,
+                  stored ? static_cast<float>(100 + (t - first + 2) * kHeads + h % kHeads) : 1.0f);
+      }
+    }
+  }
+}
+
+TEST_P(CompressionTest, ScoresOfAChunkAreStoredAtItsBoundary) {
+  for (int layer = 0; layer < kLayers; ++layer) {
+    Sequence sequence(*backend_, dtype_, 12);
+    const std::vector<int32_t> retained = {13, 20};
+    sequence.AppendGroups(retained, Equal);
+    sequence.Append(kChunk, Equal);
+    sequence.Retain(kChunk, retained);
+    const Buffer scores = CountedScores(*backend_, kChunk);
+    const BoundaryRange at = sequence.Begin(2 * kChunk);
+    backend_->AppendScores({.step = at.step,
+                            .boundary = at.boundary(0),
+                            .layer = layer,
+                            .scores = scores.View(DType::kF32, {kChunk, kHeads}),
+                            .pool_scores = sequence.scores()});
+    for (int h = 0; h < kAllHeads; ++h) {
+      const int first = retained[static_cast<size_t>(sequence.group(h))];
+      for (int t = 0; t < first + kChunk; ++t) {
+        const bool stored = h / kHeads == layer && t >= first;
+        EXPECT_EQ(sequence.Read(h, t).score,
+                  stored ? static_cast<float>(100 + (t - first) * kHeads + h % kHeads) : 1.0f);
+      }
     }
   }
 }

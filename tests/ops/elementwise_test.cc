@@ -25,7 +25,6 @@ NormResult Norm(Backend& backend, int64_t rows, int64_t width, bool with_x, floa
   const Guarded out(backend, {rows, width});
   backend.RmsNorm(
       {with_x ? x.view() : TensorView{}, residual.view(), weight.view(), out.view(), 1e-6f});
-  backend.Synchronize();
   out.ExpectGuardsIntact();
   residual.ExpectGuardsIntact();
   return {out.values(), residual.values()};
@@ -51,7 +50,6 @@ std::vector<float> Silu(Backend& backend, int64_t rows, int64_t width,
   const Guarded gate_up(backend, {rows, 2 * width}, in);
   const Guarded out(backend, {rows, width});
   backend.SiluMul({gate_up.view(), out.view()});
-  backend.Synchronize();
   out.ExpectGuardsIntact();
   return out.values();
 }
@@ -80,7 +78,8 @@ struct AppendCase {
 
 // Runs the op and returns the rotated qkv.
 std::vector<float> RunAppend(Backend& backend, KvWorld& world, const AppendCase& c,
-                             const std::vector<float>& qkv, const std::vector<int32_t>& positions) {
+                             const std::vector<float>& qkv,
+                             const std::vector<SequenceSpan>& spans) {
   const int64_t d = c.shape.head_dim;
   const Guarded in(backend, {world.num_tokens(), world.qkv_width()}, qkv);
   Random random(24);
@@ -89,26 +88,16 @@ std::vector<float> RunAppend(Backend& backend, KvWorld& world, const AppendCase&
   for (int64_t i = 0; i < d / 2; ++i) {
     inv_freq.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(d)));
   }
-  AppendParams p{in.view(),
-                 world.num_q_heads(),
-                 c.shape.num_kv_heads,
-                 {},
-                 {},
-                 1e-6f,
-                 positions.data(),
-                 inv_freq.data(),
-                 c.rope_scale,
-                 c.style,
-                 world.pool(),
-                 world.pages(),
-                 world.heads(),
-                 world.sequences()};
+  AppendParams p{.at = world.Begin(backend, spans),
+                 .qkv = in.view(),
+                 .num_q_heads = world.num_q_heads(),
+                 .epsilon = 1e-6f,
+                 .rope = {inv_freq.data(), c.rope_scale, c.style}};
   if (c.norm) {
     p.q_norm = q_norm.view();
     p.k_norm = k_norm.view();
   }
   backend.Append(p);
-  backend.Synchronize();
   in.ExpectGuardsIntact();
   return in.values();
 }
@@ -136,9 +125,8 @@ void ExpectSameKv(const KvWorld& got, const KvWorld& expected) {
 
 int64_t NumNan(const KvWorld& world) {
   int64_t count = 0;
-  const KvPoolView pool = world.pool();
   const KvWorldShape& s = world.shape();
-  const int64_t elements = pool.num_pages * s.group_size * 2 * s.page_size * s.head_dim;
+  const int64_t elements = world.kv().num_pages * s.group_size * 2 * s.page_size * s.head_dim;
   const std::vector<uint8_t> bytes = world.Bytes();
   const int64_t size = static_cast<int64_t>(bytes.size()) / elements;
   for (int64_t i = 0; i < elements; ++i) {
@@ -164,11 +152,11 @@ TEST_P(ElementwiseTest, Append) {
       const int64_t unwritten =
           NumNan(got) - int64_t{2} * got.num_tokens() * c.shape.num_kv_heads * c.shape.head_dim;
       // Twice, with other positions: what the first call remembers of them must not be used.
-      std::vector<int32_t> positions = got.positions();
-      for (const int shift : {100000, 0}) {
-        for (int32_t& v : positions) v += shift == 0 ? -100000 : shift;
-        const std::vector<float> a = RunAppend(*backend_, got, c, qkv, positions);
-        const std::vector<float> b = RunAppend(*reference_, expected, c, qkv, positions);
+      for (const int shift : {100 * KvWorld::kChunk, 0}) {
+        std::vector<SequenceSpan> spans = got.sequences();
+        for (SequenceSpan& span : spans) span.position += shift;
+        const std::vector<float> a = RunAppend(*backend_, got, c, qkv, spans);
+        const std::vector<float> b = RunAppend(*reference_, expected, c, qkv, spans);
         EXPECT_LE(RelativeError(a, b), 5e-6);
         ExpectSameKv(got, expected);
       }
@@ -181,38 +169,85 @@ TEST_P(ElementwiseTest, AppendSaturatesF16) {
   const AppendCase c{{DType::kF16, 64, 16, 2, 1, 1, {{3, 2}}}, false, RopeStyle::kHalf, 1};
   KvWorld got(*backend_, c.shape, 23), expected(*reference_, c.shape, 23);
   std::vector<float> qkv = Random(26).Normals(got.num_tokens() * got.qkv_width(), 1e6f);
-  RunAppend(*backend_, got, c, qkv, got.positions());
-  RunAppend(*reference_, expected, c, qkv, expected.positions());
+  RunAppend(*backend_, got, c, qkv, got.sequences());
+  RunAppend(*reference_, expected, c, qkv, expected.sequences());
   ExpectSameKv(got, expected);
   EXPECT_EQ(std::abs(got.Get(0, 0, 3, true, 0)), 65504.0f);
 }
 
-TEST_P(ElementwiseTest, CopyPages) {
-  const KvWorldShape shape{DType::kF16, 64, 16, 4, 2, 1, {{200, 1}}};
-  KvWorld got(*backend_, shape, 27), expected(*reference_, shape, 27);
-  const std::vector<int32_t> from = {0, 5, 9}, to = {1, 2, 17};
-  const std::vector<uint8_t> before = got.Bytes();
-  backend_->CopyPages({got.pool(), from, to});
-  backend_->Synchronize();
-  const std::vector<uint8_t> after = got.Bytes();
-  const size_t page = before.size() / got.pool().num_pages;
-  for (size_t i = 0; i < static_cast<size_t>(got.pool().num_pages); ++i) {
-    size_t source = i;
-    for (size_t j = 0; j < to.size(); ++j)
-      source = to[j] == static_cast<int32_t>(i) ? from[j] : source;
+// Pages, what lies beside them, and the page table.
+TEST_P(ElementwiseTest, BeginCopiesPages) {
+  KvWorld world(*backend_, {DType::kF16, 64, 16, 4, 2, 1, {{200, 1}}}, 27);
+  const KvView& kv = world.kv();
+  StepInput input;
+  input.page_copies = {{0, 1}, {5, 2}, {9, 17}};
+  const int64_t scores_a_page = int64_t{kv.group_size} * kv.page_size;
+  const std::vector<float> scores = Random(29).Normals(kv.num_pages * scores_a_page);
+  const Guarded pool_scores(*backend_, {kv.num_pages * scores_a_page}, scores);
+  const std::vector<uint8_t> before = world.Bytes();
+  backend_->Begin(input, kv, pool_scores.view().as<float>());
+  pool_scores.ExpectGuardsIntact();
+  const std::vector<uint8_t> after = world.Bytes();
+  const std::vector<float> scores_after = pool_scores.values();
+  const int64_t page = kv.page_bytes();
+  for (int64_t i = 0; i < kv.num_pages; ++i) {
+    int64_t source = i;
+    for (const PageCopy& copy : input.page_copies) source = copy.to == i ? copy.from : source;
     EXPECT_TRUE(std::equal(&after[i * page], &after[i * page] + page, &before[source * page])) << i;
+    const auto* got = &scores_after[i * scores_a_page];
+    EXPECT_TRUE(std::equal(got, got + scores_a_page, &scores[source * scores_a_page])) << i;
   }
+  backend_->Begin(input, kv, nullptr);  // without scores
+  EXPECT_EQ(pool_scores.values(), scores_after);
+}
+
+TEST_P(ElementwiseTest, BeginWritesThePageTable) {
+  KvWorld world(*backend_, {DType::kF16, 64, 16, 4, 2, 1, {{200, 1}, {30, 1}}}, 27);
+  const KvView& kv = world.kv();
+  const std::vector<int32_t> before(kv.page_table, kv.page_table + kv.num_pages);
+  std::vector<int32_t> expected = before;
+  StepInput input;
+  input.page_writes = {{3, 100}, {static_cast<int32_t>(kv.Place(2, 0)) + 1, 7}};
+  for (const PageWrite& write : input.page_writes) expected[write.place] = write.page;
+  const Step& step = backend_->Begin(input, kv, nullptr);
+  EXPECT_EQ(std::vector<int32_t>(step.kv.page_table, step.kv.page_table + kv.num_pages), expected);
 }
 
 TEST_P(ElementwiseTest, GatherRows) {
   const std::vector<float> values = Random(28).Normals(10 * 33);
-  const std::vector<int32_t> rows = {9, 0, 0, 4};
+  StepInput input;
+  input.tokens.assign(10, 0);
+  input.logit_rows = {0, 3, 4, 9};
   const Guarded in(*backend_, {10, 33}, values), out(*backend_, {4, 33});
-  backend_->GatherRows({in.view(), rows, out.view()});
-  backend_->Synchronize();
+  const Step& step = backend_->Begin(input, {}, nullptr);
+  EXPECT_EQ(step.num_tokens, 10);
+  EXPECT_EQ(step.num_logit_rows, 4);
+  backend_->GatherRows({&step, in.view(), out.view()});
   out.ExpectGuardsIntact();
   const std::vector<float> got = out.values();
-  for (size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], values[rows[i / 33] * 33 + i % 33]);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i], values[input.logit_rows[i / 33] * 33 + i % 33]);
+  }
+}
+
+// What a slot drew, whichever row of the logits it drew from, takes the place of kLastDrawn.
+TEST_P(ElementwiseTest, LaterStepsFindWhatWasDrawn) {
+  std::vector<float> logits(3 * 20);
+  const int likeliest[] = {4, 19, 0};
+  for (int row = 0; row < 3; ++row) logits[row * 20 + likeliest[row]] = 5;
+  const Guarded in(*backend_, {3, 20}, logits);
+  SamplingInput sampling;
+  sampling.rows = {{.logit_row = 2, .slot = 7}, {.logit_row = 0, .slot = 1}};
+  EXPECT_EQ(backend_->Wait(backend_->Sample(in.view(), sampling)).tokens,
+            (std::vector<int32_t>{0, 4}));
+  sampling.rows = {{.logit_row = 1, .slot = 2}};
+  EXPECT_EQ(backend_->Wait(backend_->Sample(in.view(), sampling)).tokens, std::vector<int32_t>{19});
+  StepInput input;
+  input.tokens = {StepInput::kLastDrawn, StepInput::kLastDrawn, 3, StepInput::kLastDrawn, 11};
+  input.slots = {1, 2, 2, 7, 1};
+  const Step& step = backend_->Begin(input, {}, nullptr);
+  EXPECT_EQ(std::vector<int32_t>(step.tokens, step.tokens + step.num_tokens),
+            (std::vector<int32_t>{4, 19, 3, 0, 11}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseTest, testing::ValuesIn(TestedBackends()),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "ops/op_test_support.h"
@@ -19,6 +20,12 @@ struct KvWorldShape {
 // values on any backend.
 class KvWorld {
  public:
+  // Tokens between boundaries: no step is longer.
+  static constexpr int kChunk = 1024;
+  static constexpr int kBoundaries = 128;
+  // Whose heads are looked at.
+  static constexpr int kLayer = 1;
+
   KvWorld(Backend& backend, const KvWorldShape& shape, uint64_t seed);
 
   const KvWorldShape& shape() const { return shape_; }
@@ -27,16 +34,17 @@ class KvWorld {
   int64_t qkv_width() const {
     return int64_t{num_q_heads() + 2 * shape_.num_kv_heads} * shape_.head_dim;
   }
-  KvPoolView pool() const;
-  PageTableView pages() const { return {ids_.data(), num_rows_, pages_a_row_}; }
-  LayerHeadMap heads() const { return {rows_.data(), columns_.data()}; }
+  const KvView& kv() const { return kv_; }
+  // Sequence s has just been compressed at boundary s + 1, and would hold the same at any other.
   const std::vector<SequenceSpan>& sequences() const { return sequences_; }
-  std::vector<int32_t> positions() const;
+  // The round of a step of the spans, on any backend whose keys lie alike; until the next call.
+  LayerRound Begin(Backend& backend, const std::vector<SequenceSpan>& spans);
+  LayerRound Begin(Backend& backend) { return Begin(backend, sequences_); }
 
   // Element `dim` of the key or value at `index` of a sequence's row under `head`.
   float Get(int sequence, int head, int index, bool value, int dim) const;
   void Set(int sequence, int head, int index, bool value, int dim, float to);
-  int history(int sequence, int head) const { return history_[sequence][rows_[head]]; }
+  int history(int sequence, int head) const { return history_[sequence][groups_[Entry(head)]]; }
   // Writes K and V of the step's tokens as `qkv` has them: what Append does, but for norm and
   // rotation.
   void AppendPlain(const std::vector<float>& qkv);
@@ -44,16 +52,23 @@ class KvWorld {
   std::vector<uint8_t> Bytes() const;
 
  private:
+  // Of a head of kLayer, in groups_ and columns_.
+  int Entry(int head) const { return kLayer * shape_.num_kv_heads + head; }
   int64_t Index(int sequence, int head, int index, bool value, int dim) const;
+  void DealHeads(Random& random);
+  void DealPages(Backend& backend, Random& random);
+  void FillHistory(int sequence, Random& random);
+  void WriteRetention();
 
   KvWorldShape shape_;
   bool transposed_;
-  int num_rows_, pages_a_row_, num_tokens_ = 0;
-  int64_t num_pages_;
+  int num_tokens_ = 0;
+  KvView kv_{};
   Buffer pool_;
-  std::vector<int32_t> ids_, rows_, columns_;
-  std::vector<std::vector<int32_t>> history_;  // [sequence][row]
+  std::vector<int32_t> page_table_, groups_, columns_, retained_;
+  std::vector<std::vector<int32_t>> history_;  // [sequence][group]
   std::vector<SequenceSpan> sequences_;
+  StepInput input_;
 };
 
 }  // namespace tangram::ops

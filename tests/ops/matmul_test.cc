@@ -51,7 +51,6 @@ struct Product {
     MatMulParams p{in.view(), backend.Upload(stored), c.bias ? b.view() : TensorView{}, {}, stride};
     p.out = {out.view().data, DType::kF32, {count, c.outputs}};
     backend.MatMul(p);
-    backend.Synchronize();
     out.ExpectGuardsIntact();
     std::vector<float> result;
     const std::vector<float> all = out.values();
@@ -146,14 +145,14 @@ TEST_P(MatMulTest, ZerosAndTinyAndHugeValues) {
 TEST_P(MatMulTest, EmbeddingReadsTheTableOfTheProduct) {
   const auto reference = CreateReferenceBackend();
   const auto backend = GetParam().create(2);
-  const std::vector<int32_t> tokens = {0, 36, 5, 16, 15, 36};
+  StepInput input;
+  input.tokens = {0, 36, 5, 16, 15, 36};
   for (const DType type : kTypes) {
     std::vector<uint8_t> table = Random(9).Weights(type, 37 * 512);
     const TensorView stored{table.data(), type, {37, 512}};
     const Guarded out(*backend, {6, 512}), expected(*reference, {6, 512});
-    backend->Embedding({tokens.data(), backend->Upload(stored), out.view()});
-    reference->Embedding({tokens.data(), stored, expected.view()});
-    backend->Synchronize();
+    backend->Embedding({&backend->Begin(input, {}, nullptr), backend->Upload(stored), out.view()});
+    reference->Embedding({&reference->Begin(input, {}, nullptr), stored, expected.view()});
     out.ExpectGuardsIntact();
     ExpectSameBits(out.values(), expected.values());
   }

@@ -13,10 +13,11 @@ namespace tangram::ops::compressed {
 namespace {
 
 constexpr int kQHeads = 6, kGroupHeads = kQHeads / kHeads, kWidth = (kQHeads + 2 * kHeads) * kDim;
+constexpr int kLayer = 1;  // that is looked at; nothing comes of the others' heads
 constexpr float kInvFreq[kDim / 2] = {1.0f, 0.1f, 0.01f, 0.001f};
 using Vector = std::vector<double>;
 
-// A chunk's place: what the rows kept before it.
+// A chunk's place: what the groups kept before it.
 struct Place {
   int boundary;  // at the chunk's end
   std::vector<int32_t> retained;
@@ -50,7 +51,8 @@ class Chunk {
         scoring_(scoring),
         rope_{kInvFreq, 1.25f, style},
         sequence_(backend, dtype, 5) {
-    sequence_.AppendRows(place.retained, [](std::mt19937&) { return 0.0f; });
+    if (place.boundary > kChunk) sequence_.Retain(place.boundary - kChunk, place.retained);
+    sequence_.AppendGroups(place.retained, [](std::mt19937&) { return 0.0f; });
     sequence_.Append(kChunk, [](std::mt19937&) { return -7.0f; });
     std::mt19937 random(17);
     std::normal_distribution<float> normal(0.3f, 1.5f);
@@ -62,35 +64,37 @@ class Chunk {
     for (int i = 0; i < kChunk; ++i) {
       for (int h = 0; h < kQHeads; ++h) Rotate(i, h);
     }
-    state_.assign(static_cast<size_t>(2 * kHeads * StateFloats()), NAN);
+    state_.assign(backend.QueryStateBytes(method, scoring, kWindow, kShape) / sizeof(float), NAN);
   }
-
-  int64_t StateFloats() const { return QueryStateFloats(method_, scoring_, kHeads, kWindow, kDim); }
 
   // The chunk in steps of these many tokens at most.
   void Observe(int step) {
     for (int n = 0; n < kChunk; n += step) {
-      const std::vector<int32_t> history = {place_.retained[0] + n, place_.retained[1] + n};
-      ObserveSpan({1, n, std::min(step, kChunk - n), history.data(), n});
+      ObserveTokens(n, std::min(step, kChunk - n));
     }
   }
-  void ObserveSpan(const SequenceSpan& span) {
-    backend_.ObserveQueries({.method = method_,
+  void ObserveTokens(int first, int count, bool compressed = true) {
+    const SequenceSpan span{
+        Sequence::kSlot, Sequence::kRetention, first, count, positions_[static_cast<size_t>(first)],
+        compressed};
+    backend_.ObserveQueries({.at = sequence_.Begin(span, kChunk, kLayer),
+                             .method = method_,
                              .queries = scoring_,
-                             .num_kv_heads = kHeads,
                              .window = kWindow,
                              .qkv = {qkv_.data(), DType::kF32, {kChunk, kWidth}},
-                             .positions = positions_.data(),
                              .rope = rope_,
-                             .pool = sequence_.pool(),
-                             .pages = sequence_.pages(),
-                             .heads = sequence_.heads(),
-                             .sequences = {&span, 1},
-                             .state = state_.data()});
-    backend_.Synchronize();
+                             .state = state_.data(),
+                             .shape = kShape});
   }
   void Score() {
-    sequence_.Score(method_, place_.Locked(), place_.boundary, scoring_, state_.data(), rope_);
+    sequence_.Score(place_.boundary,
+                    {.method = method_,
+                     .sinks = kSinks,
+                     .queries = scoring_,
+                     .rope = rope_,
+                     .state = state_.data(),
+                     .shape = kShape},
+                    kLayer);
   }
 
   // The query of a token of the chunk, rotated or as it was before.
@@ -98,23 +102,29 @@ class Chunk {
     const auto first = (rotated ? qkv_ : plain_).begin() + token * kWidth + q_head * kDim;
     return Vector(first, first + kDim);
   }
-  int Locked(int head) const { return place_.Locked()[static_cast<size_t>(sequence_.row(head))]; }
-  int Retained(int head) const { return place_.retained[static_cast<size_t>(sequence_.row(head))]; }
+  int Locked(int head) const { return place_.Locked()[Group(head)]; }
+  int Retained(int head) const { return place_.retained[Group(head)]; }
   int Length(int head) const { return Retained(head) + kChunk; }
   Vector Key(int head, int token) const {
-    const auto key = sequence_.Read(head, token).key;
+    const auto key = sequence_.Read(kFirstHead + head, token).key;
     return Vector(key.begin(), key.end());
   }
   Vector Value(int head, int token) const {
-    const auto value = sequence_.Read(head, token).value;
+    const auto value = sequence_.Read(kFirstHead + head, token).value;
     return Vector(value.begin(), value.end());
   }
-  float ScoreOf(int head, int token) const { return sequence_.Read(head, token).score; }
+  float ScoreOf(int head, int token) const {
+    return sequence_.Read(kFirstHead + head, token).score;
+  }
   const RopeView& rope() const { return rope_; }
   int boundary() const { return place_.boundary; }
   const std::vector<float>& state() const { return state_; }
 
  private:
+  static constexpr QueryStateShape kShape = {2, kLayers, kHeads, kDim};
+  static constexpr int kFirstHead = kLayer * kHeads;
+
+  size_t Group(int head) const { return static_cast<size_t>(sequence_.group(kFirstHead + head)); }
   void Rotate(int token, int q_head) {
     float* head = &qkv_[static_cast<size_t>(token * kWidth + q_head * kDim)];
     for (int i = 0; i < kDim / 2; ++i) {
@@ -339,8 +349,7 @@ TEST_P(QueryScoresTest, SlicesChangeNoBit) {
 TEST_P(QueryScoresTest, SequencesThatAreNeverCompressedLeaveNothing) {
   for (const ScoreMethod method : {ScoreMethod::kSnapKv, ScoreMethod::kExpectedAttention}) {
     Chunk chunk(*backend_, dtype_, kPlaces[0], method, Scoring(method));
-    const std::vector<int32_t> history = {0, 0};
-    chunk.ObserveSpan({1, 0, kChunk, history.data()});
+    chunk.ObserveTokens(0, kChunk, false);
     for (const float x : chunk.state()) ASSERT_TRUE(std::isnan(x));
   }
 }

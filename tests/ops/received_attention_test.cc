@@ -72,11 +72,10 @@ class ReceivedAttentionTest : public testing::TestWithParam<TestedBackend> {
       world.AppendPlain(qkv);
       const Guarded in(*backend_, {world.num_tokens(), world.qkv_width()}, qkv);
       for (size_t s = 0; s < world.sequences().size(); ++s) {
-        const StepQueries step{
-            in.view(),          world.num_q_heads(),
-            shape.num_kv_heads, 1 / std::sqrt(static_cast<float>(shape.head_dim)),
-            world.pool(),       world.pages(),
-            world.heads(),      world.sequences()[s]};
+        const StepQueries step{.at = world.Begin(*backend_, {world.sequences()[s]}),
+                               .qkv = in.view(),
+                               .num_q_heads = world.num_q_heads(),
+                               .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim))};
         std::vector<Attention64> heads;
         for (int h = 0; h < shape.num_kv_heads; ++h) {
           heads.emplace_back(world, qkv, static_cast<int>(s), h);
@@ -97,7 +96,6 @@ TEST_P(ReceivedAttentionTest, LargestAgreesWithDouble) {
     const auto width = static_cast<int64_t>(heads.size());
     const Guarded out(*backend_, {count, width});
     backend_->MaxAttention({step, count, out.view().as<float>()});
-    backend_->Synchronize();
     out.ExpectGuardsIntact();
     const auto values = out.values();
     for (int t = 0; t < count; ++t) {
@@ -117,7 +115,6 @@ TEST_P(ReceivedAttentionTest, SumAgreesWithDoubleAndAddsUp) {
     const std::vector<float> before(static_cast<size_t>(length) * heads.size(), 0.5f);
     const Guarded out(*backend_, {length, static_cast<int64_t>(heads.size())}, before);
     backend_->SumAttention({step, kWindow, out.view().as<float>()});
-    backend_->Synchronize();
     out.ExpectGuardsIntact();
     const auto values = out.values();
     for (size_t h = 0; h < heads.size(); ++h) {
