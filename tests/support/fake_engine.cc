@@ -13,7 +13,7 @@ FakeEngine::FakeEngine(Options options) : options_(std::move(options)) {
   info_.eos_token_ids = options_.eos_token_ids;
   info_.page_size = 16;
   info_.page_group_size = 4;
-  info_.num_rows = 2;
+  info_.num_groups = 2;
   info_.num_pages = 1024;
   info_.kv_cache_dtype = "f16";
   info_.priority_policy = options_.priority_policy;
@@ -61,7 +61,7 @@ EngineStats FakeEngine::Stats() const {
     stats.logical_tokens += static_cast<int64_t>(l.request.prompt.size()) + l.num_generated;
   }
   stats.resident_tokens = stats.logical_tokens;
-  stats.pages_held = (stats.logical_tokens + 15) / 16 * info_.num_rows;
+  stats.pages_held = (stats.logical_tokens + 15) / 16 * info_.num_groups;
   stats.prompt_tokens = prompt_tokens_;
   stats.generation_tokens = generation_tokens_;
   stats.step_tokens = step_tokens_;

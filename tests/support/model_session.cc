@@ -3,23 +3,22 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #include "base/check.h"
 
 namespace tangram {
 namespace {
 
-KvStorage MakeStorage(const ModelConfig& config, ops::Backend& backend, DType dtype, int page_size,
-                      int group_size, int64_t pages) {
-  KvLayout layout{dtype, page_size, config.head_dim,
-                  HeadGroupMap::Natural(config.num_layers, config.num_key_value_heads, group_size)};
-  auto storage = KvStorage::Create(backend, std::move(layout), pages);
+constexpr int kChunk = 512;  // of the table that keeps everything
+
+KvStorage MakeStorage(ops::Backend& backend, const KvLayout& layout, int max_tokens) {
+  const int64_t pages =
+      int64_t{layout.heads.num_groups()} * ((max_tokens + layout.page_size - 1) / layout.page_size);
+  const auto table = RetentionTable::Full(layout.heads.num_groups(), kChunk);
+  auto storage = KvStorage::Create(backend, layout, {pages, 1, max_tokens}, {&table, 1});
   TANGRAM_CHECK(storage.has_value(), "{}", storage.error().message);
   return std::move(*storage);
-}
-
-int NumRows(const ModelConfig& config, int group_size) {
-  return config.num_layers * config.num_key_value_heads / group_size;
 }
 
 }  // namespace
@@ -28,34 +27,36 @@ ModelSession::ModelSession(Model& model, ops::Backend& backend, DType kv_dtype, 
                            int page_size, int group_size, uint64_t seed)
     : model_(model),
       backend_(backend),
-      kv_(MakeStorage(model.config(), backend, kv_dtype, page_size, group_size,
-                      int64_t{NumRows(model.config(), group_size)} *
-                          ((max_tokens + page_size - 1) / page_size))),
-      table_(1, NumRows(model.config(), group_size), (max_tokens + page_size - 1) / page_size) {
+      kv_(MakeStorage(backend,
+                      {kv_dtype, page_size, model.config().head_dim,
+                       HeadGroupMap::Natural(model.config().num_layers,
+                                             model.config().num_key_value_heads, group_size)},
+                      max_tokens)) {
+  const ops::KvView& kv = kv_.view();
   std::vector<int32_t> ids(kv_.num_pages());
   std::iota(ids.begin(), ids.end(), 0);
   std::shuffle(ids.begin(), ids.end(), std::mt19937_64(seed));
-  std::ranges::copy(ids, table_.row(0, 0));
+  const int pages_per_group = static_cast<int>(kv.num_pages) / kv.num_groups;
+  for (int i = 0; i < kv.num_pages; ++i) {
+    const int64_t place = kv.Place(0, i / pages_per_group) + i % pages_per_group;
+    page_writes_.push_back({static_cast<int32_t>(place), ids[i]});
+  }
 }
 
 std::vector<float> ModelSession::Step(std::span<const int32_t> tokens,
                                       std::span<const int32_t> rows) {
-  std::vector<int32_t> positions(tokens.size());
-  std::iota(positions.begin(), positions.end(), num_tokens_);
-  const std::vector<int32_t> history(table_.num_rows(), num_tokens_);
-  const ops::SequenceSpan span{0, 0, static_cast<int>(tokens.size()), history.data()};
-  ForwardInput input;
-  input.tokens = tokens;
-  input.positions = positions;
-  const ForwardRound round{{}, {&span, 1}};
-  input.rounds = {&round, 1};
-  input.pages = {table_.data(), table_.num_rows(), table_.max_pages_per_row()};
-  input.kv = &kv_;
-  input.logit_rows = rows;
-  const TensorView logits = model_.Forward(input);
-  backend_.Synchronize();
+  builder_.Clear();
+  builder_.Add({.tokens = tokens, .num_computed = num_tokens_},
+               RetentionTable::Full(kv_.view().num_groups, kChunk));
+  ops::StepInput& input = builder_.Finish();
+  input.logit_rows.assign(rows.begin(), rows.end());
+  input.page_writes = std::exchange(page_writes_, {});
+  const TensorView logits =
+      model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), nullptr);
   num_tokens_ += static_cast<int>(tokens.size());
-  return {logits.as<float>(), logits.as<float>() + logits.shape.count()};
+  std::vector<float> copy(logits.shape.count());
+  backend_.Read(copy.data(), logits.data, copy.size() * sizeof(float));
+  return copy;
 }
 
 std::vector<float> ModelSession::Prefill(std::span<const int32_t> tokens, int chunk) {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "kvcache/kv_storage.h"
+#include "kvcache/step_builder.h"
 #include "model/model.h"
-#include "paging/page_table.h"
 
 namespace tangram {
 
@@ -27,7 +27,8 @@ class ModelSession {
   Model& model_;
   ops::Backend& backend_;
   KvStorage kv_;
-  PageTable table_;
+  StepBuilder builder_;
+  std::vector<ops::PageWrite> page_writes_;  // for the first step
   int num_tokens_ = 0;
 };
 

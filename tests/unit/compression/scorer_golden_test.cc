@@ -5,13 +5,12 @@
 
 #include <deque>
 #include <functional>
-#include <numeric>
 #include <optional>
 
 #include "compression/fastkvzip.h"
 #include "compression/reconstruction_pass.h"
-#include "engine/batch_builder.h"
 #include "kvcache/compressor.h"
+#include "kvcache/step_builder.h"
 #include "model/safetensors.h"
 #include "ops/kv_element.h"
 
@@ -21,7 +20,7 @@ namespace {
 constexpr double kLeastOverlap = 0.99;
 constexpr int kPageSize = 16;
 
-// Lengths of a head's row by boundary: 1, 2, ...
+// Lengths of a head by boundary: 1, 2, ...
 using Kept = std::function<int(int layer, int head, int boundary)>;
 
 // A gate for the model; its memory lives as long as the test.
@@ -44,23 +43,21 @@ class WatchedCompressor final : public LayerHook {
         chunk_(chunk),
         heads_(static_cast<size_t>(heads)),
         positions_(static_cast<size_t>(layers * heads)) {}
-  void OnInput(int layer, const TensorView& input) override { compressor_.OnInput(layer, input); }
-  void AfterAppend(int layer, const ops::AppendParams& appended) override {
-    compressor_.AfterAppend(layer, appended);
+  void BeforeStep(const ops::Step& step) override {
+    if (step.input->boundaries.empty()) return;
+    const int boundary = step.input->boundaries.front().boundary;
+    const ops::RetentionView& retention = step.kv.retention;
+    const auto before =
+        AllKeys(step.kv, [&](int group) { return ops::RowLength(retention, 0, group, boundary); });
+    compressor_.BeforeStep(step);
+    const auto after = AllKeys(
+        step.kv, [&](int group) { return ops::Retained(retention, 0, group, boundary / chunk_); });
+    for (size_t i = 0; i < before.size(); ++i) Keep(i, boundary, before[i], after[i]);
   }
-  void BeforeAppend(int layer, const ops::AppendParams& next,
-                    std::span<const ops::BoundarySpan> boundaries) override {
-    if (boundaries.empty()) return;
-    const ops::BoundarySpan& boundary = boundaries.front();
-    std::vector<std::vector<std::vector<float>>> before;
-    for (int head = 0; head < next.num_kv_heads; ++head) {
-      before.push_back(Keys(next, head, boundary.length[next.heads.row[head]]));
-    }
-    compressor_.BeforeAppend(layer, next, boundaries);
-    for (int head = 0; head < next.num_kv_heads; ++head) {
-      const auto after = Keys(next, head, boundary.kept[next.heads.row[head]]);
-      Keep(layer, head, boundary.boundary, before[static_cast<size_t>(head)], after);
-    }
+  void OnInput(int layer, const TensorView& input) override { compressor_.OnInput(layer, input); }
+  void BeforeAppend(ops::AppendParams& next) override { compressor_.BeforeAppend(next); }
+  void AfterAppend(const ops::AppendParams& appended) override {
+    compressor_.AfterAppend(appended);
   }
   // Of a head, now.
   const std::vector<int>& positions(int layer, int head) const {
@@ -68,23 +65,35 @@ class WatchedCompressor final : public LayerHook {
   }
 
  private:
-  std::vector<std::vector<float>> Keys(const ops::AppendParams& p, int head, int count) const {
+  // [L * Hkv][length of the head's group][d]
+  template <class LengthOf>
+  std::vector<std::vector<std::vector<float>>> AllKeys(const ops::KvView& kv,
+                                                       const LengthOf& length) const {
+    std::vector<std::vector<std::vector<float>>> keys;
+    for (size_t i = 0; i < positions_.size(); ++i) {
+      const int group = kv.heads.group[i];
+      keys.push_back(Keys(kv, group, kv.heads.column[i], length(group)));
+    }
+    return keys;
+  }
+  std::vector<std::vector<float>> Keys(const ops::KvView& kv, int group, int column,
+                                       int count) const {
     std::vector<std::vector<float>> keys;
-    const int d = p.pool.head_dim, b = p.pool.page_size;
-    const int32_t* ids = p.pages.ids + p.heads.row[head] * p.pages.max_pages_per_row;
+    const int d = kv.head_dim, b = kv.page_size;
     for (int t = 0; t < count; ++t) {
-      const int64_t page = int64_t{ids[t / b]} * p.pool.group_size + p.heads.column[head];
+      const int64_t page =
+          int64_t{kv.page_table[kv.Place(0, group) + t / b]} * kv.group_size + column;
       std::vector<float>& key = keys.emplace_back();
       for (int i = 0; i < d; ++i) {
         const int64_t at = backend_.transposed_keys() ? i * b + t % b : t % b * d + i;
-        key.push_back(ops::LoadKv(p.pool, page * 2 * b * d + at));
+        key.push_back(ops::LoadKv(kv, page * 2 * b * d + at));
       }
     }
     return keys;
   }
-  void Keep(int layer, int head, int boundary, const std::vector<std::vector<float>>& before,
+  void Keep(size_t head, int boundary, const std::vector<std::vector<float>>& before,
             const std::vector<std::vector<float>>& after) {
-    auto& positions = positions_[static_cast<size_t>(layer) * heads_ + static_cast<size_t>(head)];
+    auto& positions = positions_[head];
     for (int i = boundary - chunk_; i < boundary; ++i) positions.push_back(i);
     ASSERT_EQ(positions.size(), before.size());
     std::vector<int> left;
@@ -114,29 +123,29 @@ class Run {
     TANGRAM_CHECK(model.has_value(), "{}", model.error().message);
     model_ = std::move(*model);
     const ModelConfig& c = model_->config();
-    const int rows = c.num_layers * c.num_key_value_heads;
+    const int chunk = setup.compression.chunk, groups = c.num_layers * c.num_key_value_heads;
     std::vector<int32_t> retained;
     for (int b = 1; b <= setup.num_boundaries; ++b) {
-      for (int row = 0; row < rows; ++row) {
-        retained.push_back(setup.kept(row / c.num_key_value_heads, row % c.num_key_value_heads, b));
+      for (int g = 0; g < groups; ++g) {
+        retained.push_back(setup.kept(g / c.num_key_value_heads, g % c.num_key_value_heads, b));
       }
     }
-    table_.emplace(rows, setup.compression.chunk, 50, std::move(retained));
-    pages_per_row_ = (setup.num_boundaries + 1) * setup.compression.chunk / kPageSize;
-    pages_.emplace(1, rows, pages_per_row_);
-    std::iota(pages_->row(0, 0), pages_->row(0, 0) + rows * pages_per_row_, 0);
-    KvLayout layout{DType::kF32, kPageSize, c.head_dim,
-                    HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1)};
-    const int64_t own = int64_t{rows} * pages_per_row_;
-    const int64_t for_pass = ReconstructionPass::NumPages(layout, setup.compression.chunk);
-    kv_.emplace(*KvStorage::Create(*backend_, std::move(layout), own + for_pass));
-    compressor_.emplace(*Compressor::Create(*backend_, *kv_, setup.compression,
+    table_.emplace(groups, chunk, 50, std::move(retained));
+    pages_per_group_ = (setup.num_boundaries + 1) * chunk / kPageSize;
+    const auto heads = HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1);
+    const KvLayout layout{DType::kF32, kPageSize, c.head_dim, heads, /*with_scores=*/true};
+    const int64_t own = int64_t{groups} * pages_per_group_;
+    const int64_t for_pass = ReconstructionPass::NumPages(layout, chunk);
+    kv_.emplace(*KvStorage::Create(
+        *backend_, layout, {own + for_pass, 1, (setup.num_boundaries + 1) * chunk}, {&*table_, 1}));
+    compressor_.emplace(*Compressor::Create(*backend_, heads, c.head_dim, setup.compression,
                                             gate != nullptr ? gate(c, *backend_) : GateWeights{},
-                                            {.max_tokens = setup.compression.chunk,
+                                            {.max_tokens = chunk,
                                              .max_seqs = 1,
-                                             .num_q_heads = c.num_attention_heads}));
-    pass_.emplace(*model_, *backend_, *kv_, setup.repeat_prompt, setup.compression.chunk, own,
-                  pages_per_row_);
+                                             .num_q_heads = c.num_attention_heads,
+                                             .rope = model_->rope()}));
+    compressor_->Attach(*kv_);
+    pass_.emplace(*model_, *backend_, *kv_, setup.repeat_prompt, chunk, own);
   }
 
   // The tokens that each head keeps at each boundary: [boundaries][L * Hkv].
@@ -144,7 +153,6 @@ class Run {
     const ModelConfig& c = model_->config();
     const int chunk = setup_.compression.chunk;
     WatchedCompressor hook(*compressor_, *backend_, c.num_layers, c.num_key_value_heads, chunk);
-    StepBatch batch(table_->num_rows(), setup_.compression);
     std::vector<std::vector<std::vector<int>>> kept;
     for (int b = 0; b <= setup_.num_boundaries; ++b) {
       // Compression at a boundary needs a token behind it: the last one's is any.
@@ -153,18 +161,16 @@ class Run {
                                                   : tokens.first(1);
       const int n = b * chunk;
       if (b > 0 && setup_.compression.needs_reconstruction_pass()) {
-        pass_->Run(*pages_, 0, *table_, n,
-                   tokens.subspan(static_cast<size_t>(n - chunk), static_cast<size_t>(chunk)),
+        const auto last =
+            tokens.subspan(static_cast<size_t>(n - chunk), static_cast<size_t>(chunk));
+        pass_->Run({0, 0, n, {last.begin(), last.end()}},
                    [&](int layer) { return compressor_->ChunkScores(layer, 0); });
       }
-      batch.Build(ScheduledSequence{.num_computed = n,
-                                    .boundary = std::max(0, n - chunk),
-                                    .num_tokens = static_cast<int>(step.size())},
-                  step, *table_);
-      ForwardInput input = batch.Input(*pages_);
-      input.kv = &*kv_;
-      input.hook = &hook;
-      model_->Forward(input);
+      builder_.Clear();
+      builder_.Add({.tokens = step, .num_computed = n, .boundary = std::max(0, n - chunk)},
+                   *table_);
+      WritePages(builder_.Finish());
+      model_->Forward(backend_->Begin(builder_.input(), kv_->view(), kv_->scores()), &hook);
       if (b == 0) continue;
       auto& heads = kept.emplace_back();
       for (int l = 0; l < c.num_layers; ++l) {
@@ -175,15 +181,24 @@ class Run {
   }
 
  private:
+  // All pages, each time: the pass overwrites entries behind those in use.
+  void WritePages(ops::StepInput& input) const {
+    const ops::KvView& kv = kv_->view();
+    for (int i = 0; i < kv.num_groups * pages_per_group_; ++i) {
+      const int64_t place = kv.Place(0, i / pages_per_group_) + i % pages_per_group_;
+      input.page_writes.push_back({static_cast<int32_t>(place), i});
+    }
+  }
+
   Case setup_;
   std::unique_ptr<ops::Backend> backend_;
   std::unique_ptr<Model> model_;
   std::optional<RetentionTable> table_;
-  std::optional<PageTable> pages_;
   std::optional<KvStorage> kv_;
   std::optional<Compressor> compressor_;
   std::optional<ReconstructionPass> pass_;
-  int pages_per_row_ = 0;
+  StepBuilder builder_;
+  int pages_per_group_ = 0;
 };
 
 // What both keep of all heads at all boundaries, over what one keeps.

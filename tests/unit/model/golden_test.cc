@@ -88,7 +88,7 @@ TEST_P(GoldenTest, RandomCutsAndPageShapesChangeNoBit) {
   std::mt19937 random(7);
   std::vector<float> first;
   for (int round = 0; round < 4; ++round) {
-    // One head a row, then two heads that share pages.
+    // One head a group, then two heads that share pages.
     ModelSession session(*model, *backend, DType::kF32, 64, 16, 1 + round % 2, 100 + round);
     std::vector<float> logits;
     for (size_t begin = 0; begin < golden.tokens.size();) {
@@ -111,7 +111,7 @@ TEST_P(GoldenTest, OnlyTheWantedRowsComeBack) {
   auto backend = MakeBackend(reference);
   auto model = Load(name, *backend);
   ModelSession session(*model, *backend, DType::kF32, 64);
-  const std::vector<int32_t> rows = {31, 0, 17};
+  const std::vector<int32_t> rows = {0, 17, 31};
   const auto logits = session.Step(golden.tokens, rows);
   const size_t vocab = model->config().vocab_size;
   std::vector<float> expected;
