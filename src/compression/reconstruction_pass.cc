@@ -30,8 +30,7 @@ ReconstructionPass::ReconstructionPass(Model& model, ops::Backend& backend, KvSt
 void ReconstructionPass::WritePages(const ChunkToScore& chunk, ops::StepInput& input) const {
   const ops::KvView& kv = kv_.view();
   for (int group = 0; group < kv.num_groups; ++group) {
-    const int length =
-        ops::RowLength(kv.host_retention, chunk.retention, group, chunk.boundary);
+    const int length = ops::RowLength(kv.host_retention, chunk.retention, group, chunk.boundary);
     const int64_t place = kv.Place(chunk.slot, group) + length / kv.page_size;
     const int64_t page = first_page_ + int64_t{group} * pages_per_group_;
     for (int i = 0; i < pages_per_group_; ++i) {
@@ -41,7 +40,8 @@ void ReconstructionPass::WritePages(const ChunkToScore& chunk, ops::StepInput& i
   }
 }
 
-void ReconstructionPass::Run(const ChunkToScore& chunk, LayerScores out) {
+void ReconstructionPass::Run(const ChunkToScore& chunk, LayerScores out,
+                             const PageChanges& changes) {
   tokens_.assign(prompt_.begin(), prompt_.end());
   tokens_.insert(tokens_.end(), chunk.tokens.begin(), chunk.tokens.end());
   kv_.SetScratchRetention(backend_, chunk.retention, chunk.boundary,
@@ -52,9 +52,12 @@ void ReconstructionPass::Run(const ChunkToScore& chunk, LayerScores out) {
                 .retention = kv_.scratch_retention(),
                 .num_computed = chunk.boundary},
                RetentionTable::Full(kv_.view().num_groups, kv_.view().retention.chunk));
-  WritePages(chunk, builder_.Finish());
+  ops::StepInput& input = builder_.Finish();
+  input.page_writes.assign(changes.writes.begin(), changes.writes.end());
+  input.page_copies.assign(changes.copies.begin(), changes.copies.end());
+  WritePages(chunk, input);
   LabelHook hook(backend_, static_cast<int>(chunk.tokens.size()), std::move(out));
-  model_.Forward(backend_.Begin(builder_.input(), kv_.view(), nullptr), &hook);
+  model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), &hook);
 }
 
 }  // namespace tangram

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/token_id.h"
@@ -35,6 +36,12 @@ struct ChunkToScore {
   std::vector<TokenId> tokens;  // the chunk that ends there
 };
 
+// Pages that a sequence gets with its next step, in this order.
+struct PageChanges {
+  std::span<const ops::PageWrite> writes;
+  std::span<const ops::PageCopy> copies;
+};
+
 // The pass of its own of the reconstruction scorer: the model is asked to repeat a chunk, behind
 // the rows that hold it, in pages that belong to nobody.
 class ReconstructionPass {
@@ -46,11 +53,12 @@ class ReconstructionPass {
 
   // `prompt` asks for the repetition. Pages from `first_page` on are the pass's. A step of chunk +
   // kMaxPrompt tokens fits the model.
-  ReconstructionPass(Model& model, ops::Backend& backend, KvStorage& kv, std::vector<TokenId> prompt,
-                     int chunk, int64_t first_page);
+  ReconstructionPass(Model& model, ops::Backend& backend, KvStorage& kv,
+                     std::vector<TokenId> prompt, int chunk, int64_t first_page);
 
-  // Scores the chunk. The slot's entries of the page table behind the sequence's own are overwritten.
-  void Run(const ChunkToScore& chunk, LayerScores out);
+  // Scores the chunk, once `changes` are made. The slot's entries of the page table behind the
+  // sequence's own are overwritten.
+  void Run(const ChunkToScore& chunk, LayerScores out, const PageChanges& changes = {});
 
  private:
   void WritePages(const ChunkToScore& chunk, ops::StepInput& input) const;

@@ -13,9 +13,9 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& con
   runner->backend_ = std::move(loaded.backend);
   runner->model_ = std::move(loaded.model);
   runner->max_model_len_ = loaded.max_model_len;
-  TANGRAM_ASSIGN_OR_RETURN(runner->plan_,
-                           PlanCompression(config, *runner->model_, runner->max_model_len_,
-                                           *runner->backend_, profile));
+  TANGRAM_ASSIGN_OR_RETURN(
+      runner->plan_,
+      PlanCompression(config, *runner->model_, runner->max_model_len_, *runner->backend_, profile));
   TANGRAM_RETURN_IF_ERROR(runner->AllocateCache(config));
   runner->WarmUp();
   return runner;
@@ -34,12 +34,12 @@ Status ModelRunner::AllocateCache(const EngineConfig& config) {
                                   .num_q_heads = model.num_attention_heads,
                                   .rope = model_->rope()};
   if (compression.enabled()) {
-    TANGRAM_ASSIGN_OR_RETURN(compressor_,
-                             Compressor::Create(*backend_, layout.heads, layout.head_dim,
-                                                compression, plan_->gate, limits));
+    TANGRAM_ASSIGN_OR_RETURN(
+        compressor_, Compressor::Create(*backend_, layout.heads, layout.head_dim, compression,
+                                        plan_->gate, limits));
   }
-  TANGRAM_ASSIGN_OR_RETURN(num_pages_, PoolPages(config, layout, max_model_len_,
-                                                 backend_->memory()));
+  TANGRAM_ASSIGN_OR_RETURN(num_pages_,
+                           PoolPages(config, layout, max_model_len_, backend_->memory()));
   const bool own_pass = compression.enabled() && compression.needs_reconstruction_pass();
   const int64_t pass_pages = own_pass ? ReconstructionPass::NumPages(layout, compression.chunk) : 0;
   TANGRAM_ASSIGN_OR_RETURN(
@@ -81,17 +81,22 @@ bool ModelRunner::HasRatio(int percent) const {
   return std::ranges::find(tables(), percent, &RetentionTable::percent) != tables().end();
 }
 
-// Of the sequences that this step compresses. Its pages are the sequence's own as far as it writes
-// scores there, and no step goes beyond a boundary (SchedulerConfig::stop_at_boundaries).
-void ModelRunner::RunReconstructionPasses(const SchedulerOutput& output) {
+// Of the sequences that this step compresses. Their pages are their own as far as it writes scores
+// there, and no step goes beyond a boundary (SchedulerConfig::stop_at_boundaries). A sequence may
+// begin at the boundary, with a cached state: so the step's pages are needed before it. Its page
+// writes are repeated, as the pass leaves its own behind them; copies are not, as a later one may
+// have overwritten what an earlier one copied.
+void ModelRunner::RunReconstructionPasses(const SchedulerOutput& output, ops::StepInput& input) {
   for (const ChunkAtBoundary& chunk : output.chunks) {
     const ScheduledSequence& s = output.sequences[static_cast<size_t>(chunk.sequence)];
     reconstruction_pass_->Run({s.slot, s.retention, s.num_computed, chunk.tokens},
-                              [&](int layer) { return compressor_->ChunkScores(layer, s.slot); });
+                              [&](int layer) { return compressor_->ChunkScores(layer, s.slot); },
+                              {input.page_writes, input.page_copies});
+    input.page_copies.clear();
   }
 }
 
-const ops::StepInput& ModelRunner::Build(const SchedulerOutput& output) {
+ops::StepInput& ModelRunner::Build(const SchedulerOutput& output) {
   static_assert(SchedulerOutput::kLastDrawn == ops::StepInput::kLastDrawn);
   builder_.Clear();
   std::span<const TokenId> tokens = output.tokens;
@@ -115,8 +120,9 @@ const ops::StepInput& ModelRunner::Build(const SchedulerOutput& output) {
 }
 
 TensorView ModelRunner::Run(const SchedulerOutput& output) {
-  if (reconstruction_pass_) timed_->Timed([&] { RunReconstructionPasses(output); });
-  const ops::Step& step = backend_->Begin(Build(output), kv_->view(), kv_->scores());
+  ops::StepInput& input = Build(output);
+  if (reconstruction_pass_) timed_->Timed([&] { RunReconstructionPasses(output, input); });
+  const ops::Step& step = backend_->Begin(input, kv_->view(), kv_->scores());
   return model_->Forward(step, hook());
 }
 

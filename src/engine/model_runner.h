@@ -27,7 +27,8 @@ class ModelRunner {
   // memory, overwritten by the next call.
   TensorView Run(const SchedulerOutput& output);
 
-  // Seconds of the last Run that went into scoring and compressing; 0 where the backend only queues.
+  // Seconds of the last Run that went into scoring and compressing; 0 where the backend only
+  // queues.
   double TakeCompressionSeconds() { return timed_ ? timed_->TakeSeconds() : 0; }
 
   ops::Backend& backend() { return *backend_; }
@@ -45,8 +46,8 @@ class ModelRunner {
   Status AllocateCache(const EngineConfig& config);
   void WarmUp();
   LayerHook* hook() { return timed_ ? &*timed_ : nullptr; }
-  void RunReconstructionPasses(const SchedulerOutput& output);
-  const ops::StepInput& Build(const SchedulerOutput& output);
+  void RunReconstructionPasses(const SchedulerOutput& output, ops::StepInput& input);
+  ops::StepInput& Build(const SchedulerOutput& output);
 
   std::unique_ptr<ops::Backend> backend_;
   std::unique_ptr<Model> model_;
