@@ -61,15 +61,15 @@ class Replay {
     Report report;
     while (scheduler_->HasWork()) {
       const SchedulerOutput& output = scheduler_->Schedule();
-      report.processed += output.num_tokens;
+      report.processed += output.num_tokens();
       ++report.steps;
-      report.seconds += (w_.step_ms + w_.token_ms * output.num_tokens) / 1000;
-      std::vector<TokenId> sampled;
+      report.seconds += (w_.step_ms + w_.token_ms * output.num_tokens()) / 1000;
+      std::vector<TokenId> drawn;
       for (const auto& seq : output.sequences) {
-        if (seq.samples) sampled.push_back(NewToken());
+        if (seq.needs_sampling) drawn.push_back(NewToken());
       }
-      const std::vector<StepResult> results = scheduler_->Complete(sampled);
-      for (const StepResult& result : results) {
+      scheduler_->Advance();
+      for (const StepResult& result : scheduler_->Resolve(drawn)) {
         const int c = int(result.id) % w_.conversations;
         answers_[c].push_back(result.token);
         if (!result.finished) continue;
