@@ -56,6 +56,7 @@ void ReconstructionPass::Run(const ChunkToScore& chunk, LayerScores out,
   input.page_writes.assign(changes.writes.begin(), changes.writes.end());
   input.page_copies.assign(changes.copies.begin(), changes.copies.end());
   WritePages(chunk, input);
+  input.repeats_places = true;
   LabelHook hook(backend_, static_cast<int>(chunk.tokens.size()), std::move(out));
   model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), &hook);
 }

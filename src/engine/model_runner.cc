@@ -112,6 +112,7 @@ ops::StepInput& ModelRunner::Build(const SchedulerOutput& output) {
     tokens = tokens.subspan(static_cast<size_t>(s.num_tokens));
   }
   ops::StepInput& input = builder_.Finish();
+  input.repeats_places = !output.page_copies.empty();
   for (const PageWrite& write : output.page_writes) {
     input.page_writes.push_back({write.place, write.page});
   }

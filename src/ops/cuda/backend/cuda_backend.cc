@@ -119,7 +119,7 @@ int CudaBackend::PaddedTokens(const StepInput& input) const {
 
 // Of several writes to a place the last one counts.
 std::span<const PageWrite> CudaBackend::LastWrites(const StepInput& input) {
-  if (input.page_copies.empty()) return input.page_writes;  // then no place comes twice
+  if (!input.repeats_places) return input.page_writes;
   page_writes_ = input.page_writes;
   std::ranges::stable_sort(page_writes_, {}, &PageWrite::place);
   size_t kept = 0;
