@@ -13,7 +13,7 @@ TEST(PagePool, PagesPassFromHoldersToKeepersToFree) {
   PagePool pool(3);
   Pages pages(2);
   pool.Take(pages);
-  EXPECT_EQ(pool.num_held(), 2);
+  EXPECT_EQ(pool.num_in_sequences(), 2);
   pool.AddCacheRefs(pages);
   EXPECT_EQ(pool.num_evictable(), 0);
   pool.DropSequenceRefs(pages);

@@ -11,7 +11,7 @@ class PrefixCacheTest : public testing::Test {
  protected:
   // Gives slot 0 pages for so many tokens, in place of what it held.
   void Fill(int num_tokens) {
-    Release();
+    DropSequenceRefs();
     for (int i = 0; i < (num_tokens + kPageSize - 1) / kPageSize; ++i) {
       for (int group = 0; group < kGroups; ++group) {
         table_.group(0, group)[i] = pool_.Take();
@@ -27,7 +27,7 @@ class PrefixCacheTest : public testing::Test {
   void Leave(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
     Fill(int(tokens.size()));
     cache_.Insert(Kind(salt), tokens, {&table_, 0, 0}, PrefixCache::Extent::kAll);
-    Release();
+    DropSequenceRefs();
     Check();
   }
   PrefixCache::Namespace Kind(uint64_t salt) const { return {salt, 0, &full_}; }
@@ -144,6 +144,20 @@ TEST_F(PrefixCacheTest, WhatIsBehindACommonBeginningStaysAsOldAsItWas) {
   Check();
 }
 
+TEST_F(PrefixCacheTest, RemovesAllThatBeginsWithWhatIsWrong) {
+  Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});
+  Leave({1, 2, 3, 4, 8, 8, 8, 8});
+  Leave({1, 2, 3, 3}, /*salt=*/1);
+  Leave({1, 2, 0, 0});
+  cache_.RemoveAll(Kind(0), std::vector<int32_t>{1, 2, 3, 4, 5, 0});
+  Check();
+  EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 2);  // of the other's block
+  EXPECT_EQ(Found({1, 2, 3, 4, 8, 8}), 2);
+  EXPECT_EQ(Found({1, 2, 3, 3}, 1), 4);
+  EXPECT_EQ(Found({1, 2, 0, 0}), 4);
+  EXPECT_EQ(pool_.num_evictable(), 2 * kGroups);
+}
+
 TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   Fill(6);
   cache_.Insert(Kind(0), std::vector<int32_t>{1, 2, 3, 4, 5, 6}, {&table_, 0, 0},
@@ -151,7 +165,7 @@ TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   Check();
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 4);
   EXPECT_EQ(pool_.num_evictable(), 0);
-  Release();
+  DropSequenceRefs();
   EXPECT_EQ(pool_.num_evictable(), kGroups);
 }
 
