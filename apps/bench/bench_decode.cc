@@ -15,7 +15,7 @@
 #include "engine_options.h"
 #include "exit_codes.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -135,4 +135,4 @@ int RunBenchDecode(Args args) {
   return status ? kExitOk : Fail(status.error());
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

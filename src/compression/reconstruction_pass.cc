@@ -26,12 +26,26 @@ ReconstructionPass::ReconstructionPass(Model& model, ops::Backend& backend, KvSt
       first_page_(first_page),
       pages_per_group_(PagesPerGroup(kv.layout().page_size, chunk)) {}
 
-// A row ends with a whole page: chunk and retained lengths are multiples of it.
-void ReconstructionPass::WritePages(const ChunkToScore& chunk, ops::StepInput& input) const {
+// A row ends with a whole page: chunk and retained lengths are multiples of it. Of the step's
+// writes only those to the entries before it are made, so that no place is written twice.
+void ReconstructionPass::WritePages(const ChunkToScore& chunk,
+                                    std::span<const ops::PageWrite> writes,
+                                    ops::StepInput& input) const {
   const ops::KvView& kv = kv_.view();
-  for (int group = 0; group < kv.num_groups; ++group) {
+  const auto pages = [&](int group) {
     const int length = ops::RowLength(kv.host_retention, chunk.retention, group, chunk.boundary);
-    const int64_t place = kv.Place(chunk.slot, group) + length / kv.page_size;
+    return length / kv.page_size;
+  };
+  const int64_t begin = kv.Place(chunk.slot, 0), end = kv.Place(chunk.slot + 1, 0);
+  for (const ops::PageWrite& write : writes) {
+    if (write.place < begin || write.place >= end) continue;
+    const int64_t entry = write.place - begin;
+    if (entry % kv.max_pages < pages(static_cast<int>(entry / kv.max_pages))) {
+      input.page_writes.push_back(write);
+    }
+  }
+  for (int group = 0; group < kv.num_groups; ++group) {
+    const int64_t place = kv.Place(chunk.slot, group) + pages(group);
     const int64_t page = first_page_ + int64_t{group} * pages_per_group_;
     for (int i = 0; i < pages_per_group_; ++i) {
       input.page_writes.push_back(
@@ -53,10 +67,8 @@ void ReconstructionPass::Run(const ChunkToScore& chunk, LayerScores out,
                 .num_computed = chunk.boundary},
                RetentionTable::Full(kv_.view().num_groups, kv_.view().retention.chunk));
   ops::StepInput& input = builder_.Finish();
-  input.page_writes.assign(changes.writes.begin(), changes.writes.end());
   input.page_copies.assign(changes.copies.begin(), changes.copies.end());
-  WritePages(chunk, input);
-  input.repeats_places = true;
+  WritePages(chunk, changes.writes, input);
   LabelHook hook(backend_, static_cast<int>(chunk.tokens.size()), std::move(out));
   model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), &hook);
 }

@@ -61,7 +61,8 @@ class ReconstructionPass {
   void Run(const ChunkToScore& chunk, LayerScores out, const PageChanges& changes = {});
 
  private:
-  void WritePages(const ChunkToScore& chunk, ops::StepInput& input) const;
+  void WritePages(const ChunkToScore& chunk, std::span<const ops::PageWrite> writes,
+                  ops::StepInput& input) const;
 
   Model& model_;
   ops::Backend& backend_;

@@ -5,6 +5,17 @@
 #include "engine/kv_budget.h"
 
 namespace tangram {
+namespace {
+
+// Of several writes to a place only the last is made: where a page that a sequence begins with is
+// copied at once, both are told.
+void KeepLast(std::vector<ops::PageWrite>& writes) {
+  std::ranges::stable_sort(writes, {}, &ops::PageWrite::place);
+  const auto same = [](ops::PageWrite a, ops::PageWrite b) { return a.place == b.place; };
+  writes.erase(writes.begin(), std::unique(writes.rbegin(), writes.rend(), same).base());
+}
+
+}  // namespace
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::Create(const EngineConfig& config,
                                                          LoadedModel loaded,
@@ -112,10 +123,10 @@ ops::StepInput& ModelRunner::Build(const SchedulerOutput& output) {
     tokens = tokens.subspan(static_cast<size_t>(s.num_tokens));
   }
   ops::StepInput& input = builder_.Finish();
-  input.repeats_places = !output.page_copies.empty();
   for (const PageWrite& write : output.page_writes) {
     input.page_writes.push_back({write.place, write.page});
   }
+  if (!output.page_copies.empty()) KeepLast(input.page_writes);
   for (const PageCopy& copy : output.page_copies) input.page_copies.push_back({copy.from, copy.to});
   return input;
 }

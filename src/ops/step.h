@@ -56,9 +56,8 @@ struct StepInput {
   std::vector<int32_t> retentions;  // [T]
   int num_decodes = 0;  // leading tokens, a span of round 0 each, that go on from a whole prompt
   std::vector<int32_t> logit_rows;  // tokens whose logits are wanted, ascending
-  // Before the step, in this order. Where places are written several times the last write counts.
+  // Before the step, in this order; no place twice.
   std::vector<PageWrite> page_writes;
-  bool repeats_places = false;  // whether they may be
   std::vector<PageCopy> page_copies;
   std::vector<Round> rounds;
   std::vector<SequenceSpan> spans;        // round by round; decodes first
@@ -72,7 +71,6 @@ struct StepInput {
     num_decodes = 0;
     logit_rows.clear();
     page_writes.clear();
-    repeats_places = false;
     page_copies.clear();
     rounds.clear();
     spans.clear();

@@ -38,7 +38,8 @@ struct ChunkAtBoundary {
 };
 
 // What one forward step does; nothing else of the scheduler is needed for it. Before it, in this
-// order: page writes, then page copies.
+// order: page writes, then page copies. Of several writes to a place, which only steps with copies
+// have, the last one counts.
 struct SchedulerOutput {
   // In place of a token that the step before draws.
   static constexpr TokenId kLastDrawn = -1;

@@ -117,20 +117,6 @@ int CudaBackend::PaddedTokens(const StepInput& input) const {
   return std::min((count + unit - 1) / unit * unit, std::max(count, options_.max_num_tokens));
 }
 
-// Of several writes to a place the last one counts.
-std::span<const PageWrite> CudaBackend::LastWrites(const StepInput& input) {
-  if (!input.repeats_places) return input.page_writes;
-  page_writes_ = input.page_writes;
-  std::ranges::stable_sort(page_writes_, {}, &PageWrite::place);
-  size_t kept = 0;
-  for (size_t i = 0; i < page_writes_.size(); ++i) {
-    if (i + 1 < page_writes_.size() && page_writes_[i + 1].place == page_writes_[i].place) continue;
-    page_writes_[kept++] = page_writes_[i];
-  }
-  page_writes_.resize(kept);
-  return page_writes_;
-}
-
 void CudaBackend::StageBoundaries(const StepInput& input, int chunk, size_t (&offsets)[3]) {
   std::vector<int32_t> slots, indices, retentions;
   for (const BoundarySpan& boundary : input.boundaries) {
@@ -167,7 +153,6 @@ const Step& CudaBackend::Begin(const StepInput& input, const ops::KvView& kv, fl
                  arrays + 4 * capacity};
   step.tokens = step.arrays.tokens;
 
-  const std::span<const PageWrite> writes = LastWrites(input);
   std::vector<int32_t> from, to, history, rows = input.logit_rows;
   for (const PageCopy& copy : input.page_copies) from.push_back(copy.from), to.push_back(copy.to);
   rows.resize(static_cast<size_t>(step.num_logit_rows), 0);
@@ -182,7 +167,7 @@ const Step& CudaBackend::Begin(const StepInput& input, const ops::KvView& kv, fl
   const size_t positions = staging_.Add(std::span<const int32_t>(input.positions));
   const size_t slots = staging_.Add(std::span<const int32_t>(input.slots));
   const size_t retentions = staging_.Add(std::span<const int32_t>(input.retentions));
-  const size_t page_writes = staging_.Add(writes);
+  const size_t page_writes = staging_.Add(std::span<const PageWrite>(input.page_writes));
   const size_t copies_from = staging_.Add(std::span<const int32_t>(from));
   const size_t copies_to = staging_.Add(std::span<const int32_t>(to));
   const size_t logit_rows = staging_.Add(std::span<const int32_t>(rows));
@@ -200,7 +185,7 @@ const Step& CudaBackend::Begin(const StepInput& input, const ops::KvView& kv, fl
                 .padded = step.num_tokens,
                 .num_decodes = input.num_decodes,
                 .page_writes = staging_.device<PageWrite>(page_writes),
-                .num_page_writes = static_cast<int>(writes.size()),
+                .num_page_writes = static_cast<int>(input.page_writes.size()),
                 .page_table = kv.page_table,
                 .drawn = drawn_.Get<int32_t>(0),
                 .arrays = step.arrays},

@@ -66,7 +66,6 @@ class CudaBackend final : public Backend {
   int PaddedTokens(const StepInput& input) const;
   int SizeFor(int count) const;
   void StageBoundaries(const StepInput& input, int chunk, size_t (&offsets)[3]);
-  std::span<const PageWrite> LastWrites(const StepInput& input);
   // body(first token, count) for each run of tokens of the round.
   template <class Body>
   void ForTokenRuns(const LayerRound& at, int num_tokens, const Body& body) const;
@@ -83,7 +82,6 @@ class CudaBackend final : public Backend {
   std::optional<SamplingQueue> sampling_;
   std::array<CudaStep, 4> steps_;  // in turn
   size_t next_step_ = 0;
-  std::vector<PageWrite> page_writes_;
   std::map<std::pair<int, const void*>, Graph> graphs_;  // by tokens and pool
 };
 
