@@ -38,7 +38,7 @@ TEST(EngineTest, TheReferenceBackendGivesTheSameGreedyTokens) {
   EngineConfig config = TinyConfig();
   config.kv_cache_dtype = "f32";
   auto fast = Start(config);
-  config.reference_backend = true;
+  config.device = "reference";
   auto reference = Start(config);
   for (uint32_t i = 0; i < 8; ++i) {
     const auto request = MakeRequest(i, 12, 24, fast->info().vocab_size);
@@ -230,7 +230,7 @@ TEST(EngineTest, BadConfigsAreRefused) {
             ErrorKind::kInvalidArgument);
   EXPECT_EQ(error([](EngineConfig& c) { c.kv_cache_dtype = "int3"; }).param, "kv_cache_dtype");
   EXPECT_EQ(error([](EngineConfig& c) { c.max_model_len = 1 << 20; }).param, "max_model_len");
-  EXPECT_EQ(error([](EngineConfig& c) { c.max_num_seqs = 0; }).param, "max-num-seqs");
+  EXPECT_EQ(error([](EngineConfig& c) { c.max_num_seqs = -1; }).param, "max-num-seqs");
   EXPECT_EQ(error([](EngineConfig& c) { c.num_pages_override = 2; }).kind, ErrorKind::kOutOfMemory);
 }
 
