@@ -82,8 +82,12 @@ SymbolicModel::SymbolicModel(Shape shape, CompressionRule rule)
       drawn_(shape.num_slots, kNeverDrawn) {}
 
 void SymbolicModel::Begin(const SchedulerOutput& output) {
-  std::set<int32_t> written;
-  for (const PageWrite& write : output.page_writes) page_table_.at(write.place) = write.page;
+  std::set<int32_t> places, written;
+  for (const PageWrite& write : output.page_writes) {
+    const bool is_new = places.insert(write.place).second;
+    TANGRAM_CHECK(is_new || !output.page_copies.empty(), "place {} is told twice", write.place);
+    page_table_.at(write.place) = write.page;
+  }
   for (const PageCopy& copy : output.page_copies) {
     TANGRAM_CHECK(written.insert(copy.to).second, "page {} is the target of two copies", copy.to);
   }
