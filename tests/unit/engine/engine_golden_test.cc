@@ -14,7 +14,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "engine/profile.h"
+#include "compression/profile.h"
 #include "model/safetensors.h"
 
 namespace tangram {
@@ -222,7 +222,7 @@ TEST_F(EngineGoldenTest, FastKvzipOnATinyModel) {
   EngineConfig config = CompressedConfig(Scorer::kFastKvzip, 16);
   config.model_path = TANGRAM_SOURCE_DIR "/tests/unit/model/golden/qwen3_tied_bf16";
   config.compression_gate =
-      TANGRAM_SOURCE_DIR "/tests/unit/engine/golden/fastkvzip_qwen3_tied_bf16.safetensors";
+      TANGRAM_SOURCE_DIR "/tests/unit/compression/golden/fastkvzip_qwen3_tied_bf16.safetensors";
   config.compression_profile = TinyProfile();
   config.max_model_len = 64;
   config.page_size = 4;
