@@ -138,6 +138,13 @@ Result<LoadedModel> LoadForServing(EngineConfig& config) {
   load.max_num_tokens = std::max(config.max_num_batched_tokens, pass);
   load.max_logit_rows = std::min(config.max_num_seqs, config.max_num_batched_tokens);
   TANGRAM_ASSIGN_OR_RETURN(made.model, LoadModel(config.model_path, load, *made.backend));
+  if (const int vocabulary = made.model->config().vocab_size;
+      vocabulary % limits.vocabulary_multiple != 0) {
+    return MakeError(ErrorKind::kUnsupported,
+                     fmt::format("the model's vocabulary of {} tokens is no multiple of {}, which this "
+                                 "device needs; --device cpu serves any",
+                                 vocabulary, limits.vocabulary_multiple));
+  }
   TANGRAM_ASSIGN_OR_RETURN(made.max_model_len,
                            MaxModelLen(made.model->config(), config.max_model_len));
   return made;

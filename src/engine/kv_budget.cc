@@ -69,6 +69,13 @@ Status CheckLimits(const EngineConfig& config, const KvLayout& layout, const ops
                                  layout.page_size, fmt::join(limits.page_sizes, " or ")),
                      "block_size");
   }
+  if (config.compression.enabled() && config.compression.scorer == Scorer::kFastKvzip &&
+      !limits.fastkvzip) {
+    return MakeError(ErrorKind::kInvalidArgument,
+                     "--compression-scorer fastkvzip is served on the CPU alone so far: choose "
+                     "another scorer, or --device cpu",
+                     "compression_scorer");
+  }
   if (config.compression.enabled() && config.compression.chunk > limits.max_chunk) {
     return MakeError(ErrorKind::kInvalidArgument,
                      fmt::format("--compression-chunk-size {} is more than the {} tokens that this "

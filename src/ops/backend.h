@@ -89,6 +89,8 @@ struct Limits {
   std::vector<int> page_sizes;  // empty: any
   std::vector<DType> kv_dtypes;  // the first is the default
   int max_chunk = 1 << 30;       // longest compression chunk
+  bool fastkvzip = true;      // whether that scorer is there
+  int vocabulary_multiple = 1;  // divides the vocabulary
   // Of a step, where options do not say.
   int max_num_tokens = 512, max_num_seqs = 64;
 };

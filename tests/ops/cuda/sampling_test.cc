@@ -2,26 +2,39 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <ostream>
+#include <set>
+
 #include "ops/cuda/sampling_case.h"
 
 namespace tangram::ops::cuda {
 namespace {
 
+// Values that bf16 can hold: many ties.
+std::vector<float> TiedLogits(size_t size, uint32_t seed, float scale) {
+  std::vector<float> logits = RandomLogits(size, seed, scale);
+  for (float& x : logits) x = std::round(x * 32) / 32;
+  return logits;
+}
+
 TEST(Sampling, TemperatureZeroTakesTheLowestOfTheLikeliest) {
-  auto logits = RandomBf16(5000, 1);
-  logits[4321] = logits[77] = logits[78] = __float2bfloat16(9.f);
-  EXPECT_EQ(Draw(logits, {Plain(0)}).tokens[0], 77);
+  for (size_t size : {1u, 3u, 4u, 2047u, 2049u, 5000u, 151936u, 300001u}) {
+    auto logits = RandomLogits(size, 1);
+    logits[size - 1] = 19;
+    EXPECT_EQ(Draw(logits, {RowOf(0)})[0], static_cast<int>(size - 1));
+    logits[size / 2] = logits[size / 3] = 19;
+    EXPECT_EQ(Draw(logits, {RowOf(0)})[0], static_cast<int>(size / 3));
+  }
 }
 
 TEST(Sampling, FollowsTheDistribution) {
-  const auto logits = RandomBf16(64, 2, 1.5f);
+  const auto logits = RandomLogits(64, 2, 1.5f);
   const auto logprob = LogSoftmax(logits, 0.8);
   const int draws = 20000;
   for (const uint64_t seed : {uint64_t{7}, uint64_t{0}, uint64_t{3} << 40, ~uint64_t{0}}) {
-    SamplingRow row = Plain(0.8f);
-    row.seed = seed;
     std::vector<int> seen(64);
-    for (int t : Draw(logits, Steps(row, draws)).tokens) ++seen.at(t);
+    for (int t : Draw(logits, Draws(RowOf(0.8f, seed), draws))) ++seen.at(t);
     double chi = 0;
     for (int t = 0; t < 64; ++t) {
       const double expected = draws * std::exp(logprob[t]);
@@ -44,20 +57,17 @@ class SamplingKept : public testing::TestWithParam<KeptCase> {
  protected:
   void Check(int vocabulary, int draws) {
     const KeptCase& c = GetParam();
-    const auto logits = RandomBf16(vocabulary, 3, 2.5f);  // bf16: many ties
-    SamplingRow row = Plain(1.3f);
+    const auto logits = TiedLogits(static_cast<size_t>(vocabulary), 3, 2.5f);
+    SamplingRow row = RowOf(1.3f);
     row.top_k = c.top_k, row.top_p = c.top_p, row.min_p = c.min_p;
     const auto logprob = LogSoftmax(logits, 1.3f);
-    // Where the mass falls within rounding of the target, either is right.
-    const auto fewest = Kept(logprob, c.top_k, c.top_p - 1e-6, c.min_p * (1 + 1e-6));
-    const auto most =
-        Kept(logprob, c.top_k, c.top_p + (c.top_p < 1 ? 1e-6 : 0), c.min_p * (1 - 1e-6));
-    const auto tokens = Draw(logits, Steps(row, draws)).tokens;
+    const KeptRange kept = KeptWithin(logprob, row, 1e-6);
+    const auto tokens = Draw(logits, Draws(row, draws));
     const std::set<int> seen(tokens.begin(), tokens.end());
-    for (int t : seen) EXPECT_TRUE(most.count(t)) << t;
+    for (int t : seen) EXPECT_TRUE(kept.most.count(t)) << t;
     double total = 0;
-    for (int t : most) total += std::exp(logprob[t]);
-    for (int t : fewest) {
+    for (int t : kept.most) total += std::exp(logprob[t]);
+    for (int t : kept.fewest) {
       if (std::exp(logprob[t]) / total * draws > 20) {
         EXPECT_TRUE(seen.count(t)) << t;
       }
@@ -66,98 +76,162 @@ class SamplingKept : public testing::TestWithParam<KeptCase> {
 };
 TEST_P(SamplingKept, InManyDraws) { Check(6000, 4000); }
 // Little enough for a race detector.
-TEST_P(SamplingKept, InFewDraws) { Check(5000, 3); }
+TEST_P(SamplingKept, InFewDraws) { Check(5001, 3); }
+// Both few enough to be listed and more, at each level of the histogram.
 INSTANTIATE_TEST_SUITE_P(Settings, SamplingKept,
                          testing::Values(KeptCase{1, 1, 0}, KeptCase{5, 1, 0}, KeptCase{40, 1, 0},
                                          KeptCase{0, 0.3f, 0}, KeptCase{0, 0.9f, 0},
-                                         KeptCase{50, 0.5f, 0}, KeptCase{0, 1, 0.2f},
-                                         KeptCase{20, 0.8f, 0.05f}, KeptCase{4999, 1, 0},
+                                         KeptCase{0, 0.999f, 0}, KeptCase{50, 0.5f, 0},
+                                         KeptCase{0, 1, 0.2f}, KeptCase{20, 0.8f, 0.05f},
+                                         KeptCase{0, 0.95f, 0.01f}, KeptCase{2000, 0.9f, 0},
+                                         KeptCase{2000, 0.2f, 0}, KeptCase{4999, 1, 0},
                                          KeptCase{0, 1e-6f, 0}));
 
-TEST(Sampling, PenaltiesFollowTheirFormulasAndTheTokenIsCounted) {
-  std::vector<__nv_bfloat16> logits(400, __float2bfloat16(-20.f));
-  logits[10] = __float2bfloat16(8.f), logits[11] = __float2bfloat16(7.f);
-  logits[12] = __float2bfloat16(6.f);
-  std::vector<uint32_t> counts(800, 0);
-  counts[400 + 10] = kInPrompt, counts[400 + 11] = 2;
-  SamplingRow row = Plain(0);
-  row.slot = 1;
-  row.repetition_penalty = 1.2f;  // 6.67, 5.83, 6
-  EXPECT_EQ(Draw(logits, {row}, counts).tokens[0], 10);
-  row.repetition_penalty = 1.5f;  // 5.33, 4.67, 6
-  const Drawn drawn = Draw(logits, {row}, counts);
-  EXPECT_EQ(drawn.tokens[0], 12);
-  EXPECT_EQ(drawn.counts[400 + 12], 1u);
-  EXPECT_EQ(drawn.counts[12], 0u);
-  row.repetition_penalty = 1;
-  counts[400 + 10] = kInPrompt | 1;
-  row.presence_penalty = 1.5f;  // 6.5, 5.5, 6
-  EXPECT_EQ(Draw(logits, {row}, counts).tokens[0], 10);
-  row.frequency_penalty = 0.6f;  // 5.9, 4.3, 6
-  EXPECT_EQ(Draw(logits, {row}, counts).tokens[0], 12);
-}
-
-TEST(Sampling, CountsPromptAndOutput) {
-  DeviceArray<uint32_t> counts(16);
-  counts.FillBytes(0);
-  DeviceArray<int32_t> tokens(std::vector<int32_t>{3, 4, 3, 5, 5, 3});
-  RunCountTokens({tokens.data(), 3, 6, counts.data()}, nullptr);
-  TANGRAM_CUDA_CHECK(cudaDeviceSynchronize());
-  std::vector<uint32_t> expected(16, 0);
-  expected[3] = kInPrompt | 1, expected[4] = kInPrompt, expected[5] = 2;
-  EXPECT_EQ(counts.Download(), expected);
+TEST(Sampling, PenaltiesFollowTheirFormulas) {
+  std::vector<float> logits(400, -20.f);
+  logits[10] = 8, logits[11] = 7, logits[12] = 6;
+  SamplingInput input;
+  input.seen = {{390, 5}, {10, 0}, {11, 2}};  // the first one is another row's
+  SamplingRow row = RowOf(0);
+  row.first_seen = 1, row.num_seen = 2;
+  const auto token = [&](float repetition, float presence, float frequency) {
+    row.repetition_penalty = repetition;
+    row.presence_penalty = presence, row.frequency_penalty = frequency;
+    input.rows = {row};
+    return Draw(logits, input)[0];
+  };
+  EXPECT_EQ(token(1.2f, 0, 0), 10);  // 6.67, 5.83, 6
+  EXPECT_EQ(token(1.5f, 0, 0), 12);  // 5.33, 4.67, 6
+  input.seen[1].times = 1;
+  EXPECT_EQ(token(1, 1.5f, 0), 10);     // 6.5, 5.5, 6
+  EXPECT_EQ(token(1, 1.5f, 0.6f), 12);  // 5.9, 4.3, 6
 }
 
 TEST(Sampling, DrawsOnlyAllowedTokens) {
-  const auto logits = RandomBf16(1000, 4);
-  std::vector<uint32_t> allowed(32, 0);
-  for (int t : {5, 500, 999}) allowed[t / 32] |= 1u << t % 32;
-  const auto tokens = Draw(logits, Steps(Plain(), 1000), {}, allowed).tokens;
-  EXPECT_EQ(std::set<int>(tokens.begin(), tokens.end()), (std::set<int>{5, 500, 999}));
-  EXPECT_EQ(Draw(logits, {Plain()}, {}, std::vector<uint32_t>(32, 0)).tokens[0], 0);
+  const auto logits = RandomLogits(1001, 4);
+  SamplingInput input;
+  input.allowed.assign(2 * 32, 0);  // none; some
+  for (int t : {5, 500, 1000}) input.allowed[32 + t / 32] |= 1u << t % 32;
+  input.rows = Draws(RowOf(1), 1000);
+  for (SamplingRow& row : input.rows) row.first_allowed = 32;
+  const auto tokens = Draw(logits, input);
+  EXPECT_EQ(std::set<int>(tokens.begin(), tokens.end()), (std::set<int>{5, 500, 1000}));
+  for (float temperature : {0.f, 1.f}) {
+    input.rows = {RowOf(temperature)};
+    input.rows[0].first_allowed = 0;
+    EXPECT_EQ(Draw(logits, input)[0], -1);
+  }
+}
+
+TEST(Sampling, BiasesAddUpBeforePenalties) {
+  SamplingInput input;
+  input.biases = {{0, -INFINITY}, {1, 4.0f}, {1, -1.0f}, {5000, 1.0f}, {-1, 1.0f}};
+  input.seen = {{1, 0}};
+  SamplingRow row = RowOf(0);
+  row.num_biases = 5, row.num_seen = 1, row.repetition_penalty = 2;
+  input.rows = {row};
+  EXPECT_EQ(Draw({9, 1, 1.9f}, input)[0], 1);  // (1 + 3) / 2
+  EXPECT_EQ(Draw({9, 1, 2.1f}, input)[0], 2);
+}
+
+// Rows of several kinds over logits of which many, or all, are no numbers.
+TEST(Sampling, WhatIsNoNumberIsNeverDrawn) {
+  const int vocabulary = 3001;
+  auto logits = RandomLogits(3 * vocabulary, 8);
+  for (int t = 0; t < vocabulary; ++t) {
+    if (t % 3 != 0) logits[t] = t % 3 == 1 ? NAN : -INFINITY;
+    logits[vocabulary + t] = NAN;
+    logits[2 * vocabulary + t] = t == 77 || t == 2000 ? INFINITY : logits[2 * vocabulary + t];
+  }
+  SamplingInput input;
+  for (SamplingSetting setting : SamplingSettings()) {
+    for (int r = 0; r < 3; ++r) {
+      setting.row.logit_row = r, setting.row.num_logprobs = r == 1 ? 4 : -1;
+      AddRow(setting, vocabulary, input);
+    }
+  }
+  SamplingStep step(logits, vocabulary, input, 4);
+  step.Run();
+  ExpectAsOnTheHost(step, logits, vocabulary);
+  for (size_t i = 0; i < input.rows.size(); ++i) {
+    const int token = step.tokens()[i], row = input.rows[i].logit_row;
+    EXPECT_TRUE(row != 0 || token % 3 == 0) << token;
+    EXPECT_TRUE(row != 1 || token == -1) << token;
+  }
 }
 
 TEST(Sampling, LogprobsAreThoseOfTheLogitsAsTheyCame) {
-  const auto logits = RandomBf16(50000, 5, 3.f);
-  const auto logprob = LogSoftmax(logits, 1.0);
-  SamplingRow row = Plain(0.5f);
-  row.top_k = 100;
-  const Drawn drawn = Draw(logits, Steps(row, 3), {}, {}, 20);
-  std::vector<int> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int a, int b) { return logprob[a] > logprob[b]; });
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_NEAR(drawn.logprobs[i], logprob[drawn.tokens[i]], 1e-4);
-    for (int j = 0; j < 20; ++j) {
-      EXPECT_EQ(drawn.top_tokens[i * 20 + j], order[j]) << j;
-      EXPECT_NEAR(drawn.top_logprobs[i * 20 + j], logprob[order[j]], 1e-4) << j;
+  for (int vocabulary : {50, 50001, 151936}) {
+    const auto logits = RandomLogits(static_cast<size_t>(vocabulary), 5, 3);
+    SamplingInput input;
+    for (SamplingSetting setting : SamplingSettings()) {
+      for (int wanted : {0, 5, 64, SamplingRow::kAll}) {
+        setting.row.num_logprobs = wanted;
+        if (vocabulary > 100 || (!setting.biased && !setting.masked)) {
+          AddRow(setting, vocabulary, input);
+        }
+      }
     }
+    SamplingStep step(logits, vocabulary, input, kMostTop);
+    step.Run();
+    ExpectAsOnTheHost(step, logits, vocabulary);
   }
+}
+
+TEST(Sampling, LikelyTokensThatTieComeInOrder) {
+  const int vocabulary = 20000;
+  std::vector<float> logits(vocabulary, 1);
+  logits[15000] = 2;
+  SamplingInput input;
+  input.rows = {RowOf(0)};
+  input.rows[0].num_logprobs = 20;
+  SamplingStep step(logits, vocabulary, input, 30);
+  step.Run();
+  ExpectAsOnTheHost(step, logits, vocabulary);
+  EXPECT_EQ(step.top()[0].token, 15000);
+  EXPECT_EQ(step.top()[19].token, 18);
 }
 
 // Little enough for a race detector.
 TEST(Sampling, SpreadsOverEqualLogits) {
-  const auto tokens =
-      Draw(std::vector<__nv_bfloat16>(64, __float2bfloat16(0.5f)), Steps(Plain(), 40)).tokens;
+  const auto tokens = Draw(std::vector<float>(64, 0.5f), Draws(RowOf(1), 40));
   const std::set<int> seen(tokens.begin(), tokens.end());
   EXPECT_GE(*seen.begin(), 0);
   EXPECT_LT(*seen.rbegin(), 64);
   EXPECT_GT(seen.size(), 15u);  // 30 on average
 }
 
+// From a cluster of eight blocks a row to one block.
 TEST(Sampling, ARowsTokenDoesNotDependOnItsCompany) {
-  const auto logits = RandomBf16(151936, 6, 2.f);
-  SamplingRow row = Plain(0.9f);
-  row.top_p = 0.95f;
-  const auto together = Draw(logits, Steps(row, 40)).tokens;
-  const auto again = Draw(logits, Steps(row, 40)).tokens;
-  EXPECT_EQ(together, again);
-  for (int step : {0, 17, 39}) {
-    row.step = step;
-    EXPECT_EQ(Draw(logits, {row}).tokens[0], together[step]);
+  const int vocabulary = 151935;
+  const auto logits = RandomLogits(vocabulary, 6);
+  SamplingInput input;
+  for (SamplingSetting setting : SamplingSettings()) {
+    setting.row.num_logprobs = 3;
+    AddRow(setting, vocabulary, input);
   }
-  EXPECT_GT(std::set<int>(together.begin(), together.end()).size(), 20u);
+  const auto run = [&](size_t rows) {
+    SamplingInput some = input;
+    some.rows.clear();
+    for (size_t i = 0; i < rows; ++i) some.rows.push_back(input.rows[i % input.rows.size()]);
+    SamplingStep step(logits, vocabulary, some, 3);
+    step.Run();
+    std::vector<std::array<float, 6>> all;
+    for (size_t i = 0; i < rows; ++i) {
+      const auto own = step.logprobs()[i];
+      const auto top = step.top();
+      all.push_back({static_cast<float>(own.token), own.logprob, static_cast<float>(own.rank),
+                     top[3 * i].logprob, top[3 * i + 1].logprob, top[3 * i + 2].logprob});
+    }
+    return all;
+  };
+  const auto alone = run(input.rows.size());
+  for (size_t rows : {1u, 20u, 50u, 100u, 200u, 300u}) {
+    const auto together = run(rows);
+    for (size_t i = 0; i < rows; ++i) {
+      EXPECT_EQ(together[i], alone[i % alone.size()]) << "row " << i << " of " << rows;
+    }
+  }
 }
 
 }  // namespace

@@ -229,7 +229,7 @@ TEST_F(EngineGoldenTest, FastKvzipOnATinyModel) {
   config.compression.window = 4;
   config.compression.sinks = 2;
   for (const bool reference : {false, true}) {
-    config.reference_backend = reference;
+    config.device = reference ? "reference" : "cpu";
     const auto engine = Start(config);
     for (const float ratio : {1.0f, 0.3f, 0.2f}) {
       std::vector<TokenId> prompt = Text(300, 44);

@@ -74,6 +74,8 @@ Limits CudaBackend::limits() const {
           .page_sizes = {kPageTokens},
           .kv_dtypes = {DType::kBF16},
           .max_chunk = MaxCompressChunk(kWindow),
+          .fastkvzip = false,
+          .vocabulary_multiple = 4,
           .max_num_tokens = kMaxNumTokens,
           .max_num_seqs = kMaxNumSeqs};
 }

@@ -34,7 +34,9 @@ class CudaBackend final : public Backend {
   void Write(void* to, const void* from, size_t bytes) override;
   void Read(void* to, const void* from, size_t bytes) override;
 
-  std::vector<int> recorded_sizes() const override { return sizes_; }
+  std::vector<int> recorded_sizes() const override {
+    return options_.enforce_eager ? std::vector<int>() : sizes_;
+  }
   const Step& Begin(const StepInput& input, const ops::KvView& kv, float* pool_scores) override;
   void Run(const Step& step, const std::function<void()>& forward) override;
 

@@ -31,7 +31,7 @@ inline constexpr int kMostTop = 64;
 
 // Draws a token for each row, by the rules of SamplingRow. A token, and its log probability, are
 // the same bits whatever the other rows are and however many. Scores nearer to each other than
-// 2^-27, or more than 32 below the best, count as ties.
+// 2^-27, or (nearly) 32 and more below the best, count as ties.
 void RunSampling(const SamplingArgs& args, cudaStream_t stream);
 
 }  // namespace tangram::ops::cuda

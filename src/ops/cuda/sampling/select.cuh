@@ -11,6 +11,9 @@ namespace tangram::ops::cuda::sampling {
 constexpr int kBins = 2048;
 constexpr int kListed = kThreads;
 constexpr uint32_t kNone = ~0u;
+// A distance of 32 but for one bin, which is the last one. What is so far off is never drawn in
+// practice, so it need not be told apart.
+constexpr uint32_t kFarthest = (kBins - 1) << 21;
 
 struct Histogram {
   uint32_t count[kBins];
@@ -58,10 +61,10 @@ struct Scores {
   Slice slice;
   float divisor, best;
 
-  // In steps of 2^-27, 32 at most. Exact order: the subtraction is monotone and the rest is a power
-  // of two.
+  // In steps of 2^-27, kFarthest at most. Exact order: the subtraction is monotone and the rest is
+  // a power of two.
   __device__ __forceinline__ uint32_t Distance(float score) const {
-    return __float2uint_rz(fminf((best - score) * 0x1p27f, 4294967040.f));
+    return __float2uint_rz(fminf((best - score) * 0x1p27f, static_cast<float>(kFarthest)));
   }
   // The probability relative to the best, in units of 2^-40.
   __device__ __forceinline__ Wide Mass(float score) const {
@@ -103,8 +106,8 @@ __device__ inline void FillHistogram(const Scores& scores, uint32_t limit, const
     bins.count[i] = bins.low[i] = bins.high[i] = 0;
   }
   __syncthreads();
-  // Where scores are spread widely most lie in the last bin, which one counter a thread keeps from
-  // being a queue. Their mass is below a half.
+  // Where scores are spread widely most are farthest, which one counter a thread keeps from being a
+  // queue. Their mass is below a half.
   uint32_t far = 0;
   scores.ForEachWithin(limit, [&](float score, int, uint32_t distance) {
     if ((distance & level.mask) != level.prefix) return;
@@ -224,11 +227,12 @@ __device__ inline Cut SelectWithin(const Team& team, const Scores& scores, uint3
     level.shift = pass == 0 ? 21 : pass == 1 ? 10 : 0;
     FillHistogram(scores, limit, level, goal.by_mass, shared.bins);
     FindBin(team, goal, shared, at);
-    if (at.bin == kNone) return {limit, at.count_through <= kListed, at.wanted};
+    const bool listed = at.count_through <= kListed;
+    if (at.bin == kNone) return {limit, listed, at.wanted};
     level.prefix |= at.bin << level.shift;
     level.mask = ~((1u << level.shift) - 1);
     const uint32_t last = level.prefix | ~level.mask;
-    if (at.count_through <= kListed) return {min(limit, last), true, at.wanted};
+    if (listed || level.prefix == kFarthest) return {min(limit, last), listed, at.wanted};
   }
   return {level.prefix, false, at.wanted};
 }
