@@ -29,11 +29,15 @@ void DeclareModel(Options& options, EngineConfig& config, TextConfig& text) {
 
 void DeclareCache(Options& options, EngineConfig& config) {
   options.Group("KV cache");
-  options.Add("kv-cache-dtype", &config.kv_cache_dtype, "type of keys and values; auto: f16 on the CPU, bf16 on a GPU")
+  options
+      .Add("kv-cache-dtype", &config.kv_cache_dtype,
+           "type of keys and values; auto: f16 on the CPU, bf16 on a GPU")
       .OneOf({"auto", "f16", "float16", "bf16", "bfloat16", "f32", "float32"});
   options.Add("kv-cache-memory-bytes", &config.kv_cache_memory_bytes,
               "size of the page pool (2G); 0: a share of free memory");
-  options.Add("memory-utilization", &config.memory_utilization, "that share; 0: 0.5 of free memory on the CPU, 0.9 of a GPU")
+  options
+      .Add("memory-utilization", &config.memory_utilization,
+           "that share; 0: 0.5 of free memory on the CPU, 0.9 of a GPU")
       .Alias("--gpu-memory-utilization");
   options
       .Add("num-blocks-override", &config.num_pages_override,
@@ -48,8 +52,10 @@ void DeclareCache(Options& options, EngineConfig& config) {
 
 void DeclareScheduling(Options& options, EngineConfig& config) {
   options.Group("Scheduling");
-  options.Add("max-num-seqs", &config.max_num_seqs, "sequences that run at once; 0: 64 on the CPU, 256 on a GPU");
-  options.Add("max-num-batched-tokens", &config.max_num_batched_tokens, "tokens of a step; 0: 512 on the CPU, 8192 on a GPU");
+  options.Add("max-num-seqs", &config.max_num_seqs,
+              "sequences that run at once; 0: 64 on the CPU, 256 on a GPU");
+  options.Add("max-num-batched-tokens", &config.max_num_batched_tokens,
+              "tokens of a step; 0: 512 on the CPU, 8192 on a GPU");
   options
       .Add("max-queued-requests", &config.max_queued_requests, "that wait; more are answered 503")
       .Alias("--max-num-queued-reqs");
@@ -65,9 +71,10 @@ void DeclareDevice(Options& options, EngineConfig& config) {
            "slow operations, for comparisons")
       .OneOf({"auto", "cpu", "cuda", "reference"});
   options.Add("num-threads", &config.num_threads, "of the CPU; 0: one a core").Alias("-t");
-  options.Add("batch-invariant", &config.batch_invariant,
-              "on a GPU: a request gets the same bits whatever runs beside it, at some speed; the CPU "
-              "always gives them");
+  options.Add(
+      "batch-invariant", &config.batch_invariant,
+      "on a GPU: a request gets the same bits whatever runs beside it, at some speed; the CPU "
+      "always gives them");
   options.Add("enforce-eager", &config.enforce_eager,
               "on a GPU: launch every kernel, instead of recorded steps");
 }

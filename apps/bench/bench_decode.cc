@@ -1,5 +1,5 @@
-// tangram bench decode: the time of a decode step by batch and context, and of a prompt's prefill, on
-// the engine in this process.
+// tangram bench decode: the time of a decode step by batch and context, and of a prompt's prefill,
+// on the engine in this process.
 
 #include <fmt/format.h>
 
@@ -103,10 +103,10 @@ Status Measure(DecodeConfig& config) {
   for (const std::string& text : config.batches) {
     int batch = 0, context = 0;
     if (std::sscanf(text.c_str(), "%dx%d", &batch, &context) != 2 || batch < 1 || context < 1) {
-      return MakeError(ErrorKind::kInvalidArgument,
-                       fmt::format("--batches {}: write sequences x tokens of context, as 16x2048",
-                                   text),
-                       "batches");
+      return MakeError(
+          ErrorKind::kInvalidArgument,
+          fmt::format("--batches {}: write sequences x tokens of context, as 16x2048", text),
+          "batches");
     }
     TANGRAM_RETURN_IF_ERROR(MeasureBatch(*engine, batch, context, config.steps));
   }

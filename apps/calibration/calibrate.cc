@@ -12,10 +12,10 @@
 
 #include "calibration/text_calibration.h"
 #include "command.h"
-#include "ops/create_backend.h"
 #include "compression/find_profile.h"
 #include "compression/reconstruction_pass.h"
 #include "exit_codes.h"
+#include "ops/create_backend.h"
 
 namespace tangram::apps {
 namespace {
@@ -84,9 +84,8 @@ void Report(const Profile& profile, const std::string& path) {
 
 Result<Profile> MeasureModel(CalibrateConfig& config) {
   TANGRAM_ASSIGN_OR_RETURN(const TextModel text, LoadTextModel(config.model, config.text));
-  TANGRAM_ASSIGN_OR_RETURN(
-      auto backend,
-      ops::CreateBackend({.device = config.device, .num_threads = config.num_threads}));
+  TANGRAM_ASSIGN_OR_RETURN(auto backend, ops::CreateBackend({.device = config.device,
+                                                             .num_threads = config.num_threads}));
   LoadOptions load;
   load.max_num_tokens = config.calibration.compression.chunk + ReconstructionPass::kMaxPrompt;
   load.max_logit_rows = 1;

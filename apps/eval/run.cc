@@ -70,7 +70,8 @@ class Run {
   };
 
   Result<std::unique_ptr<Evaluator>> NewEvaluator(int threads) const {
-    return Evaluator::Create(config_.engine.model_path, config_.device, threads, config_.engine.compression.chunk);
+    return Evaluator::Create(config_.engine.model_path, config_.device, threads,
+                             config_.engine.compression.chunk);
   }
 
   EngineConfig EngineSetting(const CompressionConfig& compression) const {

@@ -90,8 +90,11 @@ class Calibrator {
  private:
   Result<std::unique_ptr<SingleSequence>> NewSequence(size_t max_tokens) {
     const ModelConfig& c = model_.config();
-    KvLayout layout{backend_.limits().kv_dtypes.front(), options_.page_size, c.head_dim,
-                    HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1), false,
+    KvLayout layout{backend_.limits().kv_dtypes.front(),
+                    options_.page_size,
+                    c.head_dim,
+                    HeadGroupMap::Natural(c.num_layers, c.num_key_value_heads, 1),
+                    false,
                     c.num_attention_heads};
     auto table = RetentionTable::Full(layout.heads.num_groups(), options_.compression.chunk);
     return SingleSequence::Create(model_, backend_, std::move(layout), std::move(table),
@@ -113,10 +116,10 @@ class Calibrator {
     const auto chunk_size = static_cast<size_t>(options_.compression.chunk);
     TANGRAM_ASSIGN_OR_RETURN(auto sequence, NewSequence(text.size() + repeat_.size() + chunk_size));
     InputRecorder recorder(backend_, shapes_.layers);
-    TANGRAM_ASSIGN_OR_RETURN(ReadingHook reading,
-                             ReadingHook::Create(backend_, shapes_.layers, shapes_.kv_heads,
-                                                 static_cast<int>(text.size()),
-                                                 options_.compression.window));
+    TANGRAM_ASSIGN_OR_RETURN(
+        ReadingHook reading,
+        ReadingHook::Create(backend_, shapes_.layers, shapes_.kv_heads,
+                            static_cast<int>(text.size()), options_.compression.window));
     TANGRAM_ASSIGN_OR_RETURN(
         DynamicScoreHook dynamic,
         DynamicScoreHook::Create(backend_, DynamicScorers(), options_.compression, model_,

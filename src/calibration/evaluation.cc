@@ -43,8 +43,12 @@ class Evaluator::Reader {
     const ModelConfig& model = evaluator.model_->config();
     const CompressionConfig& compression = evaluator.setting_.compression;
     const bool own_pass = compression.enabled() && compression.needs_reconstruction_pass();
-    KvLayout layout{evaluator.backend_->limits().kv_dtypes.front(), evaluator.setting_.page_size, model.head_dim,
-                    evaluator.plan_->heads, compression.enabled(), model.num_attention_heads};
+    KvLayout layout{evaluator.backend_->limits().kv_dtypes.front(),
+                    evaluator.setting_.page_size,
+                    model.head_dim,
+                    evaluator.plan_->heads,
+                    compression.enabled(),
+                    model.num_attention_heads};
     const int64_t pass_pages =
         own_pass ? ReconstructionPass::NumPages(layout, compression.chunk) : 0;
     TANGRAM_ASSIGN_OR_RETURN(
@@ -59,13 +63,12 @@ class Evaluator::Reader {
     }
     if (compression.enabled()) {
       TANGRAM_ASSIGN_OR_RETURN(
-          made.compressor_,
-          Compressor::Create(*evaluator.backend_, kv.layout().heads, model.head_dim, compression,
-                             evaluator.plan_->gate,
-                             {.max_tokens = compression.chunk,
-                              .max_seqs = 1,
-                              .num_q_heads = model.num_attention_heads,
-                              .rope = evaluator.model_->rope()}));
+          made.compressor_, Compressor::Create(*evaluator.backend_, kv.layout().heads,
+                                               model.head_dim, compression, evaluator.plan_->gate,
+                                               {.max_tokens = compression.chunk,
+                                                .max_seqs = 1,
+                                                .num_q_heads = model.num_attention_heads,
+                                                .rope = evaluator.model_->rope()}));
       made.compressor_->Attach(kv);
     }
     return made;
@@ -175,7 +178,7 @@ class Evaluator::Reader {
   std::vector<TokenId> history_;  // all tokens so far
   std::vector<int32_t> rows_;
   std::vector<float> logits_;  // [rows, V] of the last step
-  std::vector<float> last_;  // [V], of the last token; empty before the first
+  std::vector<float> last_;    // [V], of the last token; empty before the first
   EvalOutcome outcome_;
 };
 
@@ -184,9 +187,10 @@ Result<std::unique_ptr<Evaluator>> Evaluator::Create(const std::string& model_pa
                                                      int chunk) {
   std::unique_ptr<Evaluator> made(new Evaluator);
   TANGRAM_ASSIGN_OR_RETURN(
-      made->backend_, ops::CreateBackend({.device = device,
-                                          .num_threads = num_threads,
-                                          .max_num_tokens = chunk + ReconstructionPass::kMaxPrompt}));
+      made->backend_,
+      ops::CreateBackend({.device = device,
+                          .num_threads = num_threads,
+                          .max_num_tokens = chunk + ReconstructionPass::kMaxPrompt}));
   LoadOptions load;
   load.max_num_tokens = chunk + ReconstructionPass::kMaxPrompt;
   load.max_logit_rows = kScoredTokens;

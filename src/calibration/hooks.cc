@@ -28,8 +28,8 @@ Result<ReadingHook> ReadingHook::Create(ops::Backend& backend, int num_layers, i
 
 void ReadingHook::AfterAppend(const ops::AppendParams& appended) {
   q_heads_per_kv_ = appended.num_q_heads / heads_;
-  auto* sums = static_cast<float*>(memory_.data()) +
-               static_cast<size_t>(appended.at.layer) * LayerFloats();
+  auto* sums =
+      static_cast<float*>(memory_.data()) + static_cast<size_t>(appended.at.layer) * LayerFloats();
   backend_->SumAttention({StepQueriesOf(appended), window_, sums});
 }
 
@@ -38,8 +38,8 @@ void ReadingHook::Finish() { backend_->Read(sums_.data(), memory_.data(), memory
 float ReadingHook::Mean(int layer, int token, int head) const {
   const int queries = (length_ - token - window_) * q_heads_per_kv_;
   if (queries <= 0) return 0;
-  const auto at = static_cast<size_t>(layer) * LayerFloats() +
-                  static_cast<size_t>(token * heads_ + head);
+  const auto at =
+      static_cast<size_t>(layer) * LayerFloats() + static_cast<size_t>(token * heads_ + head);
   return sums_[at] / static_cast<float>(queries);
 }
 
@@ -56,8 +56,8 @@ Result<DynamicScoreHook> DynamicScoreHook::Create(ops::Backend& backend,
         DynamicScorer calls,
         DynamicScorer::Create(backend, c, model.rope(), m.num_attention_heads,
                               {1, m.num_layers, m.num_key_value_heads, m.head_dim}));
-    Buffer scores = backend.Allocate(
-        static_cast<size_t>(kv.num_pages() * kv.layout().page_size) * sizeof(float));
+    Buffer scores = backend.Allocate(static_cast<size_t>(kv.num_pages() * kv.layout().page_size) *
+                                     sizeof(float));
     if (scores.data() == nullptr) {
       return MakeError(ErrorKind::kOutOfMemory, "not enough memory for the scores of a text");
     }
@@ -79,8 +79,7 @@ void DynamicScoreHook::AfterAppend(const ops::AppendParams& appended) {
   observed.at.step = &step;
   for (One& one : scorers_) {
     one.calls.Observe(observed);
-    one.calls.Score({&step, 0, 0, 1, appended.at.layer, 1},
-                    static_cast<float*>(one.scores.data()));
+    one.calls.Score({&step, 0, 0, 1, appended.at.layer, 1}, static_cast<float*>(one.scores.data()));
   }
 }
 

@@ -6,14 +6,13 @@ namespace tangram {
 
 Result<std::unique_ptr<SingleSequence>> SingleSequence::Create(Model& model, ops::Backend& backend,
                                                                KvLayout layout,
-                                                               RetentionTable table,
-                                                               int max_tokens,
+                                                               RetentionTable table, int max_tokens,
                                                                int64_t extra_pages) {
   const int pages_per_group = (max_tokens + layout.page_size - 1) / layout.page_size;
   const int64_t num_pages = int64_t{layout.heads.num_groups()} * pages_per_group + extra_pages;
   TANGRAM_ASSIGN_OR_RETURN(
-      KvStorage kv, KvStorage::Create(backend, std::move(layout), {num_pages, 1, max_tokens},
-                                      {&table, 1}));
+      KvStorage kv,
+      KvStorage::Create(backend, std::move(layout), {num_pages, 1, max_tokens}, {&table, 1}));
   std::unique_ptr<SingleSequence> made(
       new SingleSequence(model, backend, std::move(kv), std::move(table)));
   made->WritePages(pages_per_group);
@@ -38,8 +37,7 @@ TensorView SingleSequence::Append(std::span<const TokenId> tokens, LayerHook* ho
   ops::StepInput& input = builder_.Finish();
   input.logit_rows.assign(logit_rows.begin(), logit_rows.end());
   input.page_writes = std::exchange(page_writes_, {});
-  const TensorView logits =
-      model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), hook);
+  const TensorView logits = model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), hook);
   size_ += static_cast<int>(tokens.size());
   boundary_ = table_.Boundary(size_);
   return logits;

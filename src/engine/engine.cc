@@ -119,15 +119,14 @@ Result<LoadedModel> LoadForServing(EngineConfig& config) {
   // Of a pass that has a chunk repeated: for labels where a profile is made, and for scores.
   const int pass = compressed ? config.compression.chunk + ReconstructionPass::kMaxPrompt : 0;
   LoadedModel made;
-  TANGRAM_ASSIGN_OR_RETURN(
-      made.backend,
-      ops::CreateBackend({.device = config.device,
-                          .num_threads = config.num_threads,
-                          .max_num_tokens = config.max_num_batched_tokens,
-                          .max_num_seqs = config.max_num_seqs,
-                          .batch_invariant = config.batch_invariant,
-                          .enforce_eager = config.enforce_eager,
-                          .graph_sizes = config.graph_sizes}));
+  TANGRAM_ASSIGN_OR_RETURN(made.backend,
+                           ops::CreateBackend({.device = config.device,
+                                               .num_threads = config.num_threads,
+                                               .max_num_tokens = config.max_num_batched_tokens,
+                                               .max_num_seqs = config.max_num_seqs,
+                                               .batch_invariant = config.batch_invariant,
+                                               .enforce_eager = config.enforce_eager,
+                                               .graph_sizes = config.graph_sizes}));
   const ops::Limits limits = made.backend->limits();
   if (config.max_num_seqs == 0) config.max_num_seqs = limits.max_num_seqs;
   if (config.max_num_batched_tokens == 0) config.max_num_batched_tokens = limits.max_num_tokens;
@@ -140,10 +139,11 @@ Result<LoadedModel> LoadForServing(EngineConfig& config) {
   TANGRAM_ASSIGN_OR_RETURN(made.model, LoadModel(config.model_path, load, *made.backend));
   if (const int vocabulary = made.model->config().vocab_size;
       vocabulary % limits.vocabulary_multiple != 0) {
-    return MakeError(ErrorKind::kUnsupported,
-                     fmt::format("the model's vocabulary of {} tokens is no multiple of {}, which this "
-                                 "device needs; --device cpu serves any",
-                                 vocabulary, limits.vocabulary_multiple));
+    return MakeError(
+        ErrorKind::kUnsupported,
+        fmt::format("the model's vocabulary of {} tokens is no multiple of {}, which this "
+                    "device needs; --device cpu serves any",
+                    vocabulary, limits.vocabulary_multiple));
   }
   TANGRAM_ASSIGN_OR_RETURN(made.max_model_len,
                            MaxModelLen(made.model->config(), config.max_model_len));

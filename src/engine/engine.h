@@ -21,18 +21,18 @@ struct EngineConfig : CompressionOptions {
   uint64_t seed = 0;
   std::string kv_cache_dtype = "auto";  // auto (the backend's), f16, bf16, f32
   int max_model_len = 0;                // 0: the model's
-  int max_num_seqs = 0;            // 0: the device's own
-  int max_num_batched_tokens = 0;  // likewise
-  int64_t kv_cache_memory_bytes = 0;  // 0: memory_utilization of what is free
-  double memory_utilization = 0;      // 0: the backend's own
-  int64_t num_pages_override = 0;  // in blocks of other servers: G pages each; 0: none
+  int max_num_seqs = 0;                 // 0: the device's own
+  int max_num_batched_tokens = 0;       // likewise
+  int64_t kv_cache_memory_bytes = 0;    // 0: memory_utilization of what is free
+  double memory_utilization = 0;        // 0: the backend's own
+  int64_t num_pages_override = 0;       // in blocks of other servers: G pages each; 0: none
   bool enable_prefix_caching = true;
   bool priority_policy = false;
-  std::string device = "auto";    // auto, cpu, cuda; reference: the naive ops, for comparisons
-  int num_threads = 0;            // 0: the cores this process may use
-  bool batch_invariant = false;   // on a GPU: a request's bits do not depend on what runs beside it
-  bool enforce_eager = false;     // on a GPU: no decode step is recorded as a graph
-  std::vector<int> graph_sizes;   // on a GPU: sequences of recorded steps; empty: chosen
+  std::string device = "auto";   // auto, cpu, cuda; reference: the naive ops, for comparisons
+  int num_threads = 0;           // 0: the cores this process may use
+  bool batch_invariant = false;  // on a GPU: a request's bits do not depend on what runs beside it
+  bool enforce_eager = false;    // on a GPU: no decode step is recorded as a graph
+  std::vector<int> graph_sizes;  // on a GPU: sequences of recorded steps; empty: chosen
   int max_queued_requests = 1024;  // waiting, beyond those running
   // Sampling defaults: "auto" (the model's generation_config.json), "vllm" (none), or such a file
   // or its folder; then the fields of a JSON object.
@@ -68,8 +68,8 @@ struct LoadedModel {
   int max_model_len = 0;
 };
 
-// The first step of a start. Sets the options that are the device's to choose. Errors end the start:
-// kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
+// The first step of a start. Sets the options that are the device's to choose. Errors end the
+// start: kUnsupported, kLoad, kOutOfMemory, kInvalidArgument.
 Result<LoadedModel> LoadForServing(EngineConfig& config);
 
 // Runs one model for many requests. All methods are thread safe.

@@ -125,7 +125,8 @@ void EngineLoop::Run() {
 bool EngineLoop::WaitForWork() {
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [this] {
-    return stopping_ || clear_cache_ || !inbox_.empty() || !aborts_.empty() || scheduler_->HasWork();
+    return stopping_ || clear_cache_ || !inbox_.empty() || !aborts_.empty() ||
+           scheduler_->HasWork();
   });
   return !stopping_;
 }

@@ -19,8 +19,8 @@ namespace tangram {
 // The engine's one thread and what it owns. Others leave requests and aborts in the inbox; the
 // loop takes them between steps, so that the scheduler, the model and the backend need no locks.
 //
-// Where the backend queues steps, the next one is scheduled and queued before the tokens of the last
-// are waited for, so that the device never waits for the host (docs/design/step.md).
+// Where the backend queues steps, the next one is scheduled and queued before the tokens of the
+// last are waited for, so that the device never waits for the host (docs/design/step.md).
 class EngineLoop final : public Engine {
  public:
   EngineLoop(EngineConfig config, EngineInfo info, std::unique_ptr<ModelRunner> runner,

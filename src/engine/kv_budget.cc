@@ -23,8 +23,7 @@ int64_t WantedBytes(const EngineConfig& config, const ops::BackendMemory& memory
 int64_t WantedPages(const EngineConfig& config, const KvLayout& layout, int64_t pages_of_one,
                     const ops::BackendMemory& memory) {
   if (config.num_pages_override > 0) return config.num_pages_override * layout.heads.num_groups();
-  const int64_t pages =
-      WantedBytes(config, memory) / static_cast<int64_t>(layout.page_bytes());
+  const int64_t pages = WantedBytes(config, memory) / static_cast<int64_t>(layout.page_bytes());
   if (config.kv_cache_memory_bytes > 0) return pages;
   return std::min(pages, pages_of_one * config.max_num_seqs);
 }
@@ -99,8 +98,8 @@ Result<int64_t> PoolPages(const EngineConfig& config, const KvLayout& layout, in
                     "{:.2f} GiB are given to it; the longest that fits is {} tokens. Set "
                     "--max-model-len {} or less, or give more with --kv-cache-memory-bytes",
                     max_model_len, static_cast<double>(pages_of_one) * page_bytes / kGiB,
-                    static_cast<double>(pages) * page_bytes / kGiB, pages / groups * layout.page_size,
-                    pages / groups * layout.page_size),
+                    static_cast<double>(pages) * page_bytes / kGiB,
+                    pages / groups * layout.page_size, pages / groups * layout.page_size),
         "kv_cache_memory_bytes");
   }
   return std::min<int64_t>(pages, std::numeric_limits<int32_t>::max() / layout.heads.group_size());

@@ -21,8 +21,8 @@ class LiveRequest {
 
   // Was put into a step; only the first time counts.
   void Started(Clock::time_point now);
-  // Adds how its token at `position` is drawn, to be found under `slot`, from row `logit_row` of the
-  // step's logits.
+  // Adds how its token at `position` is drawn, to be found under `slot`, from row `logit_row` of
+  // the step's logits.
   void AddSamplingRow(int logit_row, int slot, int position, int vocab_size,
                       ops::SamplingInput& input) const;
   // Takes the token that was drawn; the event says of the first one how long it took.

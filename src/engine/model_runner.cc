@@ -36,8 +36,8 @@ Status ModelRunner::AllocateCache(const EngineConfig& config) {
   const CompressionConfig& compression = config.compression;
   const ModelConfig& model = model_->config();
   TANGRAM_ASSIGN_OR_RETURN(const DType dtype, KvDType(config.kv_cache_dtype, backend_->limits()));
-  KvLayout layout{dtype, config.page_size, model.head_dim, plan_->heads, compression.enabled(),
-                  model.num_attention_heads};
+  KvLayout layout{dtype,        config.page_size,      model.head_dim,
+                  plan_->heads, compression.enabled(), model.num_attention_heads};
   TANGRAM_RETURN_IF_ERROR(CheckLimits(config, layout, backend_->limits()));
   // What the scorer remembers is allocated first: the pool gets a share of what is left.
   const Compressor::Limits limits{.max_tokens = config.max_num_batched_tokens,

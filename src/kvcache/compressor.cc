@@ -12,10 +12,9 @@ Result<Compressor> Compressor::Create(ops::Backend& backend, const HeadGroupMap&
         made.gate_, GateScorer::Create(backend, std::move(gate), kv_heads, limits.max_tokens));
   }
   if (ScoreMethodOf(config.scorer)) {
-    TANGRAM_ASSIGN_OR_RETURN(
-        made.dynamic_,
-        DynamicScorer::Create(backend, config, limits.rope, limits.num_q_heads,
-                              {limits.max_seqs, layers, kv_heads, head_dim}));
+    TANGRAM_ASSIGN_OR_RETURN(made.dynamic_,
+                             DynamicScorer::Create(backend, config, limits.rope, limits.num_q_heads,
+                                                   {limits.max_seqs, layers, kv_heads, head_dim}));
   }
   if (config.needs_reconstruction_pass()) {
     const int64_t floats = int64_t{layers} * limits.max_seqs * config.chunk * kv_heads;
@@ -37,9 +36,7 @@ float* Compressor::ChunkScores(int layer, int slot) const {
          (int64_t{layer} * limits_.max_seqs + slot) * chunk;
 }
 
-void Compressor::BeforeStep(const ops::Step& step) {
-  Compress(step, 0, 0, num_layers_);
-}
+void Compressor::BeforeStep(const ops::Step& step) { Compress(step, 0, 0, num_layers_); }
 
 void Compressor::OnInput(int layer, const TensorView& input) {
   if (gate_) current_ = gate_->Scores(layer, input);
@@ -81,10 +78,8 @@ void Compressor::Compress(const ops::Step& step, int round, int first_layer, int
     const ops::BoundaryRange at{&step, round, i, at_once, first_layer, num_layers};
     if (dynamic_) dynamic_->Score(at, pool_scores_);
     if (config_.needs_reconstruction_pass()) AppendChunkScores(at);
-    backend_->Compact({.at = at,
-                       .window = config_.window,
-                       .sinks = config_.sinks,
-                       .pool_scores = pool_scores_});
+    backend_->Compact(
+        {.at = at, .window = config_.window, .sinks = config_.sinks, .pool_scores = pool_scores_});
   }
 }
 

@@ -32,7 +32,8 @@ class Compressor final : public LayerHook {
 
   // Compresses what stands at a boundary when the step begins, in all layers.
   void BeforeStep(const ops::Step& step) override;
-  // Static scorers: computes the scores of the step's tokens, which are stored as they are appended.
+  // Static scorers: computes the scores of the step's tokens, which are stored as they are
+  // appended.
   void OnInput(int layer, const TensorView& input) override;
   // Compresses what comes to a boundary inside the step.
   void BeforeAppend(ops::AppendParams& next) override;

@@ -55,11 +55,12 @@ Result<DynamicScorer> DynamicScorer::Create(ops::Backend& backend, const Compres
   if (bytes == 0) return made;
   made.state_ = backend.Allocate(bytes);
   if (made.state_.data() != nullptr) return made;
-  return MakeError(ErrorKind::kOutOfMemory,
-                   fmt::format("what the scorer remembers of {} sequences, {:.2f} GiB, does not fit "
-                               "in memory; choose a smaller --max-num-seqs",
-                               shape.num_slots, static_cast<double>(bytes) / (1 << 30)),
-                   "max_num_seqs");
+  return MakeError(
+      ErrorKind::kOutOfMemory,
+      fmt::format("what the scorer remembers of {} sequences, {:.2f} GiB, does not fit "
+                  "in memory; choose a smaller --max-num-seqs",
+                  shape.num_slots, static_cast<double>(bytes) / (1 << 30)),
+      "max_num_seqs");
 }
 
 void DynamicScorer::Observe(const ops::AppendParams& appended) const {

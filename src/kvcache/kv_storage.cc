@@ -44,10 +44,10 @@ Result<KvStorage> KvStorage::Create(ops::Backend& backend, KvLayout layout, cons
   if (!made.Allocate(backend, size)) {
     return MakeError(
         ErrorKind::kOutOfMemory,
-        fmt::format("the KV cache of {:.2f} GiB does not fit in memory; choose a smaller "
-                    "--kv-cache-memory-bytes or --max-model-len",
-                    static_cast<double>(l.page_bytes()) * static_cast<double>(size.num_pages) /
-                        (1 << 30)));
+        fmt::format(
+            "the KV cache of {:.2f} GiB does not fit in memory; choose a smaller "
+            "--kv-cache-memory-bytes or --max-model-len",
+            static_cast<double>(l.page_bytes()) * static_cast<double>(size.num_pages) / (1 << 30)));
   }
   made.WriteHeads(backend);
   made.WriteRetention(backend, tables);
@@ -119,8 +119,8 @@ void KvStorage::SetScratchRetention(ops::Backend& backend, int of, int boundary,
     host_retention_[static_cast<size_t>(offset + i)] =
         ops::Retained(r, of, group, first - 1) + (k - first + 1) * r.chunk;
   }
-  backend.Write(static_cast<int32_t*>(retention_.data()) + offset,
-                host_retention_.data() + offset, static_cast<size_t>(count) * 4);
+  backend.Write(static_cast<int32_t*>(retention_.data()) + offset, host_retention_.data() + offset,
+                static_cast<size_t>(count) * 4);
 }
 
 }  // namespace tangram

@@ -29,8 +29,8 @@ struct KvSize {
   int max_tokens = 0;  // of a sequence
 };
 
-// The KV cache in the backend's memory: the pages and their table, where each head lies in them, and
-// what each group retains.
+// The KV cache in the backend's memory: the pages and their table, where each head lies in them,
+// and what each group retains.
 class KvStorage {
  public:
   // The tables have one chunk. kOutOfMemory, naming the remedy, if it does not fit.

@@ -37,8 +37,8 @@ void StepBuilder::Add(const StepTokens& part, const RetentionTable& table) {
     if (!table.full() && n > part.boundary && n % chunk == 0) {
       round.boundaries.push_back({part.slot, part.retention, n});
     }
-    round.spans.push_back({part.slot, part.retention, first + n - part.num_computed, next - n, n,
-                           !table.full()});
+    round.spans.push_back(
+        {part.slot, part.retention, first + n - part.num_computed, next - n, n, !table.full()});
     n = next;
   }
 }

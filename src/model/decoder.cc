@@ -1,13 +1,12 @@
-#include "model/model.h"
-
 #include <cmath>
 
 #include "base/check.h"
+#include "model/model.h"
 
 namespace tangram {
 
 Result<std::unique_ptr<Model>> Model::Create(ModelConfig config, DecoderWeights weights,
-                                               const LoadOptions& options, ops::Backend& backend) {
+                                             const LoadOptions& options, ops::Backend& backend) {
   std::unique_ptr<Model> made(new Model(std::move(config), std::move(weights), backend));
   TANGRAM_RETURN_IF_ERROR(made->AllocateActivations(options));
   return made;
@@ -94,8 +93,8 @@ void Model::RunLayers(const ops::Step& step, LayerHook* hook) {
   }
   const TensorView normed = Rows(normed_, num_rows, width);
   Norm(x, residual, weights_.final_norm, normed);
-  backend_.MatMul({normed, weights_.lm_head, {},
-                   logits_.View(DType::kF32, {num_rows, config_.vocab_size})});
+  backend_.MatMul(
+      {normed, weights_.lm_head, {}, logits_.View(DType::kF32, {num_rows, config_.vocab_size})});
 }
 
 // residual += x; attended_ = attention(norm(residual)).
@@ -104,8 +103,7 @@ void Model::Attention(const LayerWeights& layer, int index, const ops::Step& ste
   const int64_t num_tokens = step.num_tokens;
   const int q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
   const TensorView normed = Rows(normed_, num_tokens, config_.hidden_size);
-  const TensorView qkv =
-      Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * config_.head_dim);
+  const TensorView qkv = Rows(qkv_, num_tokens, int64_t{q_heads + 2 * kv_heads} * config_.head_dim);
   Norm(x, Rows(residual_, num_tokens, config_.hidden_size), layer.attn_norm, normed);
   Multiply(layer.qkv, normed, qkv);
   if (hook != nullptr) hook->OnInput(index, normed);

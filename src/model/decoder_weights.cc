@@ -149,8 +149,9 @@ class Loader {
     bool adjacent = true;  // in the file, one behind the other
     std::vector<TensorView> views;
     for (const Weight& weight : weights) {
-      adjacent = adjacent && (views.empty() || views.back().as<std::byte>() + views.back().bytes() ==
-                                                   weight.view.as<std::byte>());
+      adjacent =
+          adjacent && (views.empty() || views.back().as<std::byte>() + views.back().bytes() ==
+                                            weight.view.as<std::byte>());
       rows += weight.view.shape[0];
       views.push_back(weight.view);
     }

@@ -85,12 +85,12 @@ struct GatherRowsParams {
 
 // What a backend can run; checked at start, so that no op finds out.
 struct Limits {
-  std::vector<int> head_dims;   // empty: any
-  std::vector<int> page_sizes;  // empty: any
+  std::vector<int> head_dims;    // empty: any
+  std::vector<int> page_sizes;   // empty: any
   std::vector<DType> kv_dtypes;  // the first is the default
   int max_chunk = 1 << 30;       // longest compression chunk
-  bool fastkvzip = true;      // whether that scorer is there
-  int vocabulary_multiple = 1;  // divides the vocabulary
+  bool fastkvzip = true;         // whether that scorer is there
+  int vocabulary_multiple = 1;   // divides the vocabulary
   // Of a step, where options do not say.
   int max_num_tokens = 512, max_num_seqs = 64;
 };
@@ -134,8 +134,8 @@ class Backend {
   // Numbers of sequences whose decodes are recorded (Run), ascending; empty: none.
   virtual std::vector<int> recorded_sizes() const { return {}; }
   // Takes up a step: writes page ids into the table, copies pages (of the pool, and of the scores
-  // beside it: 4 bytes for each token of a virtual page, or null). The result is valid until as many
-  // more calls as there are steps in flight.
+  // beside it: 4 bytes for each token of a virtual page, or null). The result is valid until as
+  // many more calls as there are steps in flight.
   virtual const Step& Begin(const StepInput& input, const KvView& kv, float* pool_scores) = 0;
   // Runs the ops that `forward` calls for the step; a backend may record them once and replay them
   // for steps of the same shape.

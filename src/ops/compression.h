@@ -62,7 +62,8 @@ struct FastKvzipParams {
 
 // How candidates are scored at a boundary (dynamic scorers).
 enum class ScoreMethod {
-  // arXiv 2504.15364: minus the cosine of the key and the mean of the row's normed keys, the protected
+  // arXiv 2504.15364: minus the cosine of the key and the mean of the row's normed keys, the
+  // protected
   // ones' included.
   kKeyDiff,
   kStreamingLlm,  // arXiv 2309.17453: the most recent stay

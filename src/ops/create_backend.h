@@ -25,7 +25,8 @@ struct BackendOptions {
 // cannot be used.
 Result<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
-// In a build with CUDA: the backend, or why it cannot be used here. In others: that it is not built.
+// In a build with CUDA: the backend, or why it cannot be used here. In others: that it is not
+// built.
 Result<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options);
 
 }  // namespace tangram::ops

@@ -4,7 +4,8 @@ namespace tangram::ops {
 
 Result<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions&) {
   return MakeError(ErrorKind::kUnsupported,
-                   "this build has no CUDA backend: scripts/setup-cuda brings the compiler", "device");
+                   "this build has no CUDA backend: scripts/setup-cuda brings the compiler",
+                   "device");
 }
 
 }  // namespace tangram::ops

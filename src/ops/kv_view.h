@@ -39,8 +39,7 @@ struct KvView {
     return (int64_t{slot} * num_groups + group) * max_pages;
   }
   int64_t page_bytes() const {
-    return static_cast<int64_t>(
-        BytesFor(dtype, int64_t{2} * group_size * page_size * head_dim));
+    return static_cast<int64_t>(BytesFor(dtype, int64_t{2} * group_size * page_size * head_dim));
   }
 };
 

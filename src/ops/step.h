@@ -22,8 +22,8 @@ struct PageCopy {
 
 // Consecutive tokens of one sequence that no boundary divides.
 struct SequenceSpan {
-  int32_t slot;       // in the page table
-  int32_t retention;  // which retention table gives the lengths
+  int32_t slot;         // in the page table
+  int32_t retention;    // which retention table gives the lengths
   int32_t first_token;  // index into the step's T tokens
   int32_t num_tokens;
   int32_t position;         // of the first token
@@ -37,9 +37,9 @@ struct BoundarySpan {
   int32_t boundary;  // b, a position
 };
 
-// A part of a step that no boundary of any sequence divides: first the sequences in `boundaries` are
-// compressed, then the tokens of `spans` are appended and attend. A sequence that crosses boundaries
-// has a span in several rounds.
+// A part of a step that no boundary of any sequence divides: first the sequences in `boundaries`
+// are compressed, then the tokens of `spans` are appended and attend. A sequence that crosses
+// boundaries has a span in several rounds.
 struct Round {
   int32_t first_span, num_spans;
   int32_t first_boundary, num_boundaries;
@@ -60,7 +60,7 @@ struct StepInput {
   std::vector<PageWrite> page_writes;
   std::vector<PageCopy> page_copies;
   std::vector<Round> rounds;
-  std::vector<SequenceSpan> spans;        // round by round; decodes first
+  std::vector<SequenceSpan> spans;       // round by round; decodes first
   std::vector<BoundarySpan> boundaries;  // round by round
 
   void Clear() {
@@ -81,8 +81,8 @@ struct StepInput {
 // A step that a backend has taken up (Backend::Begin). Backends derive their own.
 struct Step {
   KvView kv;
-  int num_tokens = 0;      // T; more than were given where a graph is padded
-  int num_logit_rows = 0;  // likewise
+  int num_tokens = 0;               // T; more than were given where a graph is padded
+  int num_logit_rows = 0;           // likewise
   const int32_t* tokens = nullptr;  // [T] in the backend's memory, none of them kLastDrawn
   // The step as it was given, in host memory.
   const StepInput* input = nullptr;

@@ -15,9 +15,9 @@ struct Range {
   int least, most;
 };
 
-// The demand, scaled to add up to `total`, and then shifted by one number for all groups, within the
-// ranges, so that it still does. What the floor gives to groups that want less is thus taken from all
-// others alike, not in proportion: docs/accuracy.md compares the two.
+// The demand, scaled to add up to `total`, and then shifted by one number for all groups, within
+// the ranges, so that it still does. What the floor gives to groups that want less is thus taken
+// from all others alike, not in proportion: docs/accuracy.md compares the two.
 std::vector<double> Targets(std::span<const double> demand, const std::vector<Range>& ranges,
                             int64_t total) {
   const double scale = double(total) / std::accumulate(demand.begin(), demand.end(), 0.0);

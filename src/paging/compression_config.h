@@ -8,8 +8,8 @@
 
 namespace tangram {
 
-// What decides which tokens of a group stay. Static scorers score a token once, when it is appended;
-// dynamic ones at the boundary (design: "the central rule").
+// What decides which tokens of a group stay. Static scorers score a token once, when it is
+// appended; dynamic ones at the boundary (design: "the central rule").
 enum class Scorer {
   kGate,            // static: a linear map of the attention's input, fitted at calibration
   kReconstruction,  // static: attention received while the model repeats the chunk (KVzip)

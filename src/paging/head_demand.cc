@@ -40,7 +40,7 @@ HeadGroupMap GroupHeads(const HeadDemand& demand, float ratio, BudgetLevel level
 }
 
 std::vector<double> GroupDemand(const HeadDemand& demand, const HeadGroupMap& map, float ratio,
-                              BudgetLevel level) {
+                                BudgetLevel level) {
   const std::vector<float> shares = demand.At(ratio);
   const int heads = map.num_kv_heads();
   std::vector<double> groups(static_cast<size_t>(map.num_groups()));

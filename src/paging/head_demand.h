@@ -27,6 +27,6 @@ HeadGroupMap GroupHeads(const HeadDemand& demand, float ratio, BudgetLevel level
 // How much of each group's tokens should stay at `ratio`, for BuildRetentionTable: means over the
 // group's heads; per-layer: relative to their layer's mean; uniform: the same for all.
 std::vector<double> GroupDemand(const HeadDemand& demand, const HeadGroupMap& map, float ratio,
-                              BudgetLevel level);
+                                BudgetLevel level);
 
 }  // namespace tangram

@@ -6,8 +6,8 @@
 
 namespace tangram {
 
-// Which group and which column of its pages each KV head of each layer has: G = L*Hkv/Hp groups of Hp
-// heads.
+// Which group and which column of its pages each KV head of each layer has: G = L*Hkv/Hp groups of
+// Hp heads.
 class HeadGroupMap {
  public:
   // `order` lists all heads (layer * num_kv_heads + head) and is cut into runs of group_size, which

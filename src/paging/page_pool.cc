@@ -80,10 +80,10 @@ void PagePool::CheckInvariants(std::span<const int32_t> sequence_refs,
   for (int64_t page = 0; page < size(); ++page) {
     const Refs& refs = refs_[page];
     TANGRAM_CHECK(refs.sequence_refs == sequence_refs[page] && refs.cache_refs == cache_refs[page],
-                  "page {}: {} sequence_refs, counted {}; {} cache_refs, counted {}", page, sequence_refs[page],
-                  refs.sequence_refs, cache_refs[page], refs.cache_refs);
-    TANGRAM_CHECK(is_free[page] == (refs.sequence_refs + refs.cache_refs == 0), "page {} is free: {}",
-                  page, bool(is_free[page]));
+                  "page {}: {} sequence_refs, counted {}; {} cache_refs, counted {}", page,
+                  sequence_refs[page], refs.sequence_refs, cache_refs[page], refs.cache_refs);
+    TANGRAM_CHECK(is_free[page] == (refs.sequence_refs + refs.cache_refs == 0),
+                  "page {} is free: {}", page, bool(is_free[page]));
     evictable += refs.sequence_refs == 0 && refs.cache_refs > 0;
   }
   TANGRAM_CHECK(evictable == num_evictable_, "{} evictable pages, counted {}", evictable,

@@ -31,9 +31,10 @@ class PagePool {
   int sequence_refs(int32_t page) const { return refs_[page].sequence_refs; }
   int cache_refs(int32_t page) const { return refs_[page].cache_refs; }
 
-  // Aborts unless every page has these references, or is free if it has none, and all is counted right.
-  // O(size).
-  void CheckInvariants(std::span<const int32_t> sequence_refs, std::span<const int32_t> cache_refs) const;
+  // Aborts unless every page has these references, or is free if it has none, and all is counted
+  // right. O(size).
+  void CheckInvariants(std::span<const int32_t> sequence_refs,
+                       std::span<const int32_t> cache_refs) const;
 
  private:
   struct Refs {

@@ -22,8 +22,8 @@ PageTable::PageTable(int num_slots, int num_groups, int max_pages)
     : num_slots_(num_slots), num_groups_(num_groups), max_pages_(Stride(max_pages)) {
   const size_t count = size_t(num_slots) * num_groups * max_pages;
   ids_.reset(static_cast<int32_t*>(std::calloc(count, sizeof(int32_t))));
-  TANGRAM_CHECK(ids_ != nullptr, "no memory for a page table of {} x {} x {}", num_slots, num_groups,
-                max_pages);
+  TANGRAM_CHECK(ids_ != nullptr, "no memory for a page table of {} x {} x {}", num_slots,
+                num_groups, max_pages);
 }
 
 }  // namespace tangram

@@ -53,8 +53,8 @@ PrefixCache::Match PrefixCache::Find(const Namespace& space, std::span<const int
   return match;
 }
 
-void PrefixCache::PinForQueued(const Namespace& space, std::span<const int32_t> tokens, int max_tail,
-                        int64_t rank) {
+void PrefixCache::PinForQueued(const Namespace& space, std::span<const int32_t> tokens,
+                               int max_tail, int64_t rank) {
   if (RadixNode* last = Find(space, tokens, max_tail).last) Stamp(last, kPinned - rank);
 }
 
@@ -121,14 +121,16 @@ void PrefixCache::Insert(const Namespace& space, std::span<const int32_t> tokens
   Touch(run);
 }
 
-RadixNode* PrefixCache::FindTop(const Namespace& space, std::span<const int32_t> tokens, int boundary) {
+RadixNode* PrefixCache::FindTop(const Namespace& space, std::span<const int32_t> tokens,
+                                int boundary) {
   const HistoryNode* chunk = history_.Find(space.salt, tokens.first(boundary));
   if (chunk == nullptr || chunk->depth * chunk_ != boundary) return nullptr;
   const auto state = chunk->states.find(boundary > 0 ? space.retention : kAnyRetention);
   return state == chunk->states.end() ? nullptr : state->second.get();
 }
 
-void PrefixCache::Remove(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot) {
+void PrefixCache::Remove(const Namespace& space, std::span<const int32_t> tokens,
+                         const Slot& slot) {
   RadixNode* run = FindTop(space, tokens, slot.boundary);
   if (run == nullptr) return;
   if (slot.boundary > 0 && IsTopMine(*run, space, slot)) return RemoveSubtree(run);
@@ -160,7 +162,8 @@ void PrefixCache::RemoveAll(const Namespace& space, std::span<const int32_t> tok
   if (size_t(common) >= block) RemoveSubtree(child);
 }
 
-void PrefixCache::MarkEvictFirst(const Namespace& space, std::span<const int32_t> tokens, int boundary) {
+void PrefixCache::MarkEvictFirst(const Namespace& space, std::span<const int32_t> tokens,
+                                 int boundary) {
   RadixNode* run = FindTop(space, tokens, boundary);
   if (run == nullptr || run->origin == RadixNode::Origin::kCommon) return;
   for (auto tail = First(tokens.subspan(boundary), chunk_); !tail.empty();) {

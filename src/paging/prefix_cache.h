@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "paging/radix_node.h"
 #include "paging/page_pool.h"
 #include "paging/page_table.h"
+#include "paging/radix_node.h"
 #include "paging/retention_table.h"
 #include "paging/token_history.h"
 
@@ -41,8 +41,8 @@ class PrefixCache {
   struct Match {
     int num_tokens = 0;
     int boundary = 0;
-    int num_remembered = 0;         // tokens up to the last boundary in common with a token history
-    RadixNode* last = nullptr;       // where it ends
+    int num_remembered = 0;     // tokens up to the last boundary in common with a token history
+    RadixNode* last = nullptr;  // where it ends
     const RadixNode* top = nullptr;  // what compression at `boundary` kept; null at 0
     // Pages of its blocks, [G] each, to be used as they are; a last one that is not full, by one
     // who goes on in it.
@@ -65,20 +65,22 @@ class PrefixCache {
   Match Find(const Namespace& space, std::span<const int32_t> tokens, int max_tail);
   // Evicts what Find would give only after all that nobody waits for, and after what those of a
   // higher rank wait for. Until the next Find. |rank| is below 2^60.
-  void PinForQueued(const Namespace& space, std::span<const int32_t> tokens, int max_tail, int64_t rank);
+  void PinForQueued(const Namespace& space, std::span<const int32_t> tokens, int max_tail,
+                    int64_t rank);
   // Keeps the slot's pages that hold `tokens` where the cache has none for them yet.
-  void Insert(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot, Extent extent);
+  void Insert(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot,
+              Extent extent);
   // Keeps no page of the slot any longer but those that other states share.
   void Remove(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot);
-  // Keeps no state of these tokens, at any boundary, whoever left it, nor those that go on from one:
-  // something in them is wrong.
+  // Keeps no state of these tokens, at any boundary, whoever left it, nor those that go on from
+  // one: something in them is wrong.
   void RemoveAll(const Namespace& space, std::span<const int32_t> tokens);
   // Makes the state at `boundary` the first to be evicted, as far as no other goes on from it: a
   // longer one takes its place, or experience says that nobody comes back to it. Not one that was
   // left as a common beginning.
   void MarkEvictFirst(const Namespace& space, std::span<const int32_t> tokens, int boundary);
-  // A new request goes on from a match. By where it began, at an answer's end or after a prompt, the
-  // state that is less likely to be asked for is the first to be evicted.
+  // A new request goes on from a match. By where it began, at an answer's end or after a prompt,
+  // the state that is less likely to be asked for is the first to be evicted.
   void CountHit(const Match& match);
   bool ends_are_unlikely() const { return hits_after_prompt_ > kOftenEnough * hits_at_end_; }
   bool after_prompts_are_unlikely() const {
@@ -106,13 +108,15 @@ class PrefixCache {
   // One kind of state is asked for so many times as often as the other.
   static constexpr int kOftenEnough = 8;
   // The child that has most first tokens in common with `tokens`, and how many.
-  static std::pair<RadixNode*, int> Closest(const RadixNode& parent, std::span<const int32_t> tokens);
+  static std::pair<RadixNode*, int> Closest(const RadixNode& parent,
+                                            std::span<const int32_t> tokens);
 
   // The state at a boundary, if there is one.
   RadixNode* FindTop(const Namespace& space, std::span<const int32_t> tokens, int boundary);
   void FindTail(RadixNode& top, std::span<const int32_t> tokens, Match& match);
   RadixNode& Top(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot);
-  // The slot's pages in group 0, from the first behind the boundary: one page tells whose a block is.
+  // The slot's pages in group 0, from the first behind the boundary: one page tells whose a block
+  // is.
   const int32_t* TailPages(const Namespace& space, const Slot& slot) const;
   bool IsTopMine(const RadixNode& top, const Namespace& space, const Slot& slot) const;
   bool IsMine(const RadixNode& run, int block, int32_t page) const {
@@ -145,7 +149,7 @@ class PrefixCache {
   TokenHistory history_;
   std::set<std::pair<int64_t, RadixNode*>> leaves_;  // by last_used
   int64_t clock_ = 0, evict_first_ = 0;  // of use, upwards; of what is retired, downwards
-  int64_t num_blocks_ = 0;           // tops included
+  int64_t num_blocks_ = 0;               // tops included
   uint64_t ends_evicted_ = 0, ends_cleared_ = 0;
   int64_t hits_at_end_ = 0, hits_after_prompt_ = 0;
 };

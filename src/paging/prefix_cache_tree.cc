@@ -7,7 +7,7 @@
 namespace tangram {
 
 std::pair<RadixNode*, int> PrefixCache::Closest(const RadixNode& parent,
-                                               std::span<const int32_t> tokens) {
+                                                std::span<const int32_t> tokens) {
   const auto common = [&](const RadixNode& run) {
     return static_cast<int>(std::ranges::mismatch(run.tokens, tokens).in2 - tokens.begin());
   };
@@ -33,7 +33,8 @@ bool PrefixCache::IsTopMine(const RadixNode& top, const Namespace& space, const 
 }
 
 // The state's top, made of the slot's pages if there is none yet.
-RadixNode& PrefixCache::Top(const Namespace& space, std::span<const int32_t> tokens, const Slot& slot) {
+RadixNode& PrefixCache::Top(const Namespace& space, std::span<const int32_t> tokens,
+                            const Slot& slot) {
   HistoryNode& chunk = *history_.Add(space.salt, tokens);
   const int table = chunk.depth > 0 ? space.retention : kAnyRetention;
   if (const auto it = chunk.states.find(table); it != chunk.states.end()) return *it->second;

@@ -34,7 +34,7 @@ struct RadixNode {
 
   RadixNode* parent = nullptr;
   HistoryNode* chunk = nullptr;  // at the top: the tokens before
-  int retention = 0;              // at the top: the retention table's index
+  int retention = 0;             // at the top: the retention table's index
   // Of all blocks, the last of a leaf may have fewer than page_size. Siblings differ in their first
   // block, and none is a prefix of another.
   std::vector<int32_t> tokens;
@@ -59,7 +59,7 @@ struct HistoryNode {
   std::vector<int32_t> tokens;  // C; none at the top
   Children children;
   std::map<int, std::unique_ptr<RadixNode>> states;  // by table
-  uint64_t last_used = 0;                           // no less than its children's
+  uint64_t last_used = 0;                            // no less than its children's
 
   // Only remembered.
   bool idle() const { return children.empty() && states.empty(); }

@@ -12,10 +12,11 @@ RetentionTable RetentionTable::Full(int num_groups, int chunk) {
   return RetentionTable(num_groups, chunk);
 }
 
-RetentionTable::RetentionTable(int num_groups, int chunk, int percent, std::vector<int32_t> retained)
+RetentionTable::RetentionTable(int num_groups, int chunk, int percent,
+                               std::vector<int32_t> retained)
     : num_groups_(num_groups), chunk_(chunk), percent_(percent), retained_(std::move(retained)) {
-  TANGRAM_CHECK(!retained_.empty() && retained_.size() % num_groups == 0, "{} entries for {} groups",
-                retained_.size(), num_groups);
+  TANGRAM_CHECK(!retained_.empty() && retained_.size() % num_groups == 0,
+                "{} entries for {} groups", retained_.size(), num_groups);
   sums_.resize(retained_.size() / num_groups + 1);
   longest_.resize(sums_.size());
   for (size_t i = 0; i < retained_.size(); ++i) {

@@ -6,9 +6,9 @@
 
 namespace tangram {
 
-// retained(group, b): the tokens that each group holds after compression at boundary b, for one ratio.
-// The length of a group follows from the position alone (design: "the central rule"). retained(group,
-// 0) = 0, and from boundary to boundary a group grows by 0 to `chunk` tokens.
+// retained(group, b): the tokens that each group holds after compression at boundary b, for one
+// ratio. The length of a group follows from the position alone (design: "the central rule").
+// retained(group, 0) = 0, and from boundary to boundary a group grows by 0 to `chunk` tokens.
 class RetentionTable {
  public:
   static constexpr int kFullPercent = 100;

@@ -36,7 +36,8 @@ HistoryNode* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) {
 RadixNode& TokenHistory::AddState(HistoryNode& chunk, int retention) {
   if (chunk.idle()) idle_.erase(&chunk);
   auto& state = chunk.states[retention];
-  TANGRAM_CHECK(state == nullptr, "a second state at depth {} for retention {}", chunk.depth, retention);
+  TANGRAM_CHECK(state == nullptr, "a second state at depth {} for retention {}", chunk.depth,
+                retention);
   state = std::make_unique<RadixNode>();
   state->chunk = &chunk;
   state->retention = retention;

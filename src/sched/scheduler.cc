@@ -247,7 +247,8 @@ void Scheduler::CheckInvariants() const {
   TANGRAM_CHECK(in_step_.empty(), "CheckInvariants() before Advance()");
   std::vector<int32_t> sequence_refs(pool_.size()), cache_refs(pool_.size());
   for (const Sequence* seq : running_) {
-    slots_.CheckInvariants(seq->slot, TableOf(*seq), seq->boundary, seq->num_computed, sequence_refs);
+    slots_.CheckInvariants(seq->slot, TableOf(*seq), seq->boundary, seq->num_computed,
+                           sequence_refs);
   }
   cache_.CheckInvariants(cache_refs);
   pool_.CheckInvariants(sequence_refs, cache_refs);

@@ -24,7 +24,7 @@ struct SchedulerConfig {
   int max_num_batched_tokens = 512;  // of a step
   int max_model_len = 0;
   int page_size = 16;  // B
-  int num_groups = 0;    // G
+  int num_groups = 0;  // G
   int64_t num_pages = 0;
   int max_pages = 0;  // of a group in the page table; 0: what max_model_len needs
   bool enable_prefix_caching = true;

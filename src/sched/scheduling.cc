@@ -167,7 +167,7 @@ void Scheduler::Enqueue(Sequence& seq) {
   const int priority = std::clamp(seq.order.first, -kMost, kMost);
   const int64_t rank = (int64_t{priority} << 40) + static_cast<int64_t>(seq.order.second);
   cache_.PinForQueued(NamespaceOf(seq), tokens.first(tokens.size() - 1),
-               TableOf(seq).chunk() - config_.lookback, rank);
+                      TableOf(seq).chunk() - config_.lookback, rank);
 }
 
 // By exact need: its prefill's peak, and what the running ones will take until it has been

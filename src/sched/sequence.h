@@ -13,16 +13,16 @@ struct Sequence {
   Request request;
   std::vector<TokenId> tokens;     // prompt, then generated: those that are known
   std::pair<int, uint64_t> order;  // priority, arrival: who goes first
-  int retention = 0;      // index of its table
-  int slot = -1;          // while running
-  int num_computed = 0;   // tokens whose KV is in the slot's pages
-  int boundary = 0;       // the groups are compressed up to here
-  int snapshot = 0;       // boundary whose state is to be left for others; 0: none
-  int num_scheduled = 0;  // tokens of the step that is being scheduled
+  int retention = 0;               // index of its table
+  int slot = -1;                   // while running
+  int num_computed = 0;            // tokens whose KV is in the slot's pages
+  int boundary = 0;                // the groups are compressed up to here
+  int snapshot = 0;                // boundary whose state is to be left for others; 0: none
+  int num_scheduled = 0;           // tokens of the step that is being scheduled
   // Tokens behind the known ones, which steps in flight draw. After Advance one of two may be
   // processed already.
   int num_pending = 0;
-  int num_cached = -1;    // prompt tokens that the prefix cache gave at first; -1: has not run yet
+  int num_cached = -1;  // prompt tokens that the prefix cache gave at first; -1: has not run yet
 
   int num_known() const { return static_cast<int>(tokens.size()); }
   int num_tokens() const { return num_known() + num_pending; }

@@ -42,7 +42,7 @@ int SequencePages::Immutable(const RetentionTable& retention, int group, int bou
 }
 
 SequencePages::Reuse SequencePages::CountReuse(const PrefixCache::Match& match,
-                                       const RetentionTable& retention, int n) const {
+                                               const RetentionTable& retention, int n) const {
   Reuse reuse;
   const auto count = [&](int32_t page) {
     ++reuse.pages;
@@ -62,8 +62,8 @@ SequencePages::Reuse SequencePages::CountReuse(const PrefixCache::Match& match,
   return reuse;
 }
 
-void SequencePages::Adopt(int slot, const PrefixCache::Match& match, const RetentionTable& retention,
-                      SchedulerOutput& output) {
+void SequencePages::Adopt(int slot, const PrefixCache::Match& match,
+                          const RetentionTable& retention, SchedulerOutput& output) {
   if (match.top != nullptr) {
     pool_->AddSequenceRefs(match.top->pages);
     const int32_t* page = match.top->pages.data();
@@ -119,7 +119,7 @@ void SequencePages::ReleaseCopied() {
 
 template <class Visit>
 void SequencePages::ForSharedWrites(int slot, const RetentionTable& retention, int boundary, int n,
-                                Visit visit) const {
+                                    Visit visit) const {
   if (retention.Boundary(n) <= boundary) return;
   const int next = boundary + retention.chunk();
   for (int group = 0; group < shape_.num_groups; ++group) {
@@ -134,14 +134,14 @@ void SequencePages::ForSharedWrites(int slot, const RetentionTable& retention, i
 }
 
 int64_t SequencePages::CountSharedWrites(int slot, const RetentionTable& retention, int boundary,
-                                     int n) const {
+                                         int n) const {
   int64_t count = 0;
   ForSharedWrites(slot, retention, boundary, n, [&](int, int) { ++count; });
   return count;
 }
 
 void SequencePages::CopySharedWrites(int slot, const RetentionTable& retention, int boundary, int n,
-                                 SchedulerOutput& output) {
+                                     SchedulerOutput& output) {
   ForSharedWrites(slot, retention, boundary, n, [&](int group, int index) {
     int32_t& id = table_.group(slot, group)[index];
     const int32_t to = pool_->Take();
@@ -172,8 +172,7 @@ void SequencePages::Grow(int slot, const RetentionTable& retention, int boundary
   totals_[slot] += growth;
 }
 
-void SequencePages::Tell(int slot, int group, int first, int count,
-                         SchedulerOutput& output) const {
+void SequencePages::Tell(int slot, int group, int first, int count, SchedulerOutput& output) const {
   const int64_t place = table_.Place(slot, group);
   const int32_t* pages = table_.group(slot, group);
   for (int i = first; i < first + count; ++i) {
@@ -193,7 +192,7 @@ void SequencePages::Trim(int slot, const RetentionTable& retention, int boundary
 }
 
 void SequencePages::CheckInvariants(int slot, const RetentionTable& retention, int boundary, int n,
-                                std::vector<int32_t>& sequence_refs) const {
+                                    std::vector<int32_t>& sequence_refs) const {
   int64_t total = 0;
   for (int group = 0; group < shape_.num_groups; ++group) {
     const int32_t count = counts(slot)[group];

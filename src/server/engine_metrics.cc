@@ -50,7 +50,8 @@ void AddCacheConfig(const EngineInfo& info, FamilyList* list) {
   for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
            {"block_size", std::to_string(info.page_size)},
            {"cache_dtype", info.kv_cache_dtype},
-           {"num_gpu_blocks", std::to_string(info.num_groups ? info.num_pages / info.num_groups : 0)},
+           {"num_gpu_blocks",
+            std::to_string(info.num_groups ? info.num_pages / info.num_groups : 0)},
            {"page_group_size", std::to_string(info.page_group_size)},
            {"num_rows", std::to_string(info.num_groups)},
            {"num_pages", std::to_string(info.num_pages)},

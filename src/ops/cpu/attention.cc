@@ -281,9 +281,7 @@ struct Attention {
   }
   int partial_floats() const { return 2 + padded_dim; }
 
-  const SequenceSpan& Sequence(const AttentionItem& item) const {
-    return p.at.span(item.sequence);
-  }
+  const SequenceSpan& Sequence(const AttentionItem& item) const { return p.at.span(item.sequence); }
   int History(const AttentionItem& item) const {
     return p.at.History(Sequence(item), p.at.group(item.kv_head));
   }
@@ -293,9 +291,8 @@ struct Attention {
   }
 
   void FindPages(const AttentionItem& item, int part, int num_keys, PartPages<T>* pages) const {
-    const int32_t* ids = kv.page_table +
-                         kv.Place(Sequence(item).slot, p.at.group(item.kv_head)) +
-                         part * part_pages;
+    const int32_t* ids =
+        kv.page_table + kv.Place(Sequence(item).slot, p.at.group(item.kv_head)) + part * part_pages;
     const int64_t block = int64_t{kv.page_size} * dim;
     for (int i = 0; i * kv.page_size < num_keys; ++i) {
       const int64_t page = int64_t{ids[i]} * kv.group_size + p.at.column(item.kv_head);
@@ -384,8 +381,7 @@ int64_t PlanItems(const Attention<T>& attention, bool split, std::vector<Attenti
   for (int s = 0; s < at.num_spans(); ++s) {
     for (int head = 0; head < at.kv().num_kv_heads; ++head) {
       for (int t = 0; t < at.span(s).num_tokens; t += tile_tokens) {
-        AttentionItem item{s, head, t, std::min(tile_tokens, at.span(s).num_tokens - t),
-                           0, 0,    -1};
+        AttentionItem item{s, head, t, std::min(tile_tokens, at.span(s).num_tokens - t), 0, 0, -1};
         const int length = attention.History(item) + t + item.num_tokens;
         const int parts = (length + attention.part_tokens - 1) / attention.part_tokens;
         item.num_parts = split ? 1 : parts;

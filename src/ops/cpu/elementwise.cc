@@ -152,8 +152,7 @@ void AppendToken(const AppendParams& p, const RopeTable& rope, const SequenceSpa
     const float* key = heads + (p.num_q_heads + h) * d;
     const int group = p.at.group(h), at = p.at.History(s, group) + index;
     const int32_t id = kv.page_table[kv.Place(s.slot, group) + at / page_size];
-    const int64_t block =
-        (int64_t{id} * kv.group_size + p.at.column(h)) * 2 * page_size * d;
+    const int64_t block = (int64_t{id} * kv.group_size + p.at.column(h)) * 2 * page_size * d;
     const int offset = at % page_size;
     StoreRounded(kv, block + offset, page_size, key);
     StoreRounded(kv, block + (page_size + offset) * d, 1, key + num_kv_heads * d);
@@ -203,8 +202,7 @@ void RopeTable::Update(const AppendParams& p, ThreadPool& pool) {
   const int half = p.at.kv().head_dim / 2;
   const std::vector<int32_t>& positions = p.at.step->input->positions;
   const size_t tokens = positions.size();
-  if (positions_ == positions &&
-      inv_freq_.size() == static_cast<size_t>(half) &&
+  if (positions_ == positions && inv_freq_.size() == static_cast<size_t>(half) &&
       std::equal(inv_freq_.begin(), inv_freq_.end(), p.rope.inv_freq) && scale_ == p.rope.scale &&
       style_ == p.rope.style) {
     return;

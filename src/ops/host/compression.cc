@@ -10,8 +10,7 @@ namespace tangram::ops {
 namespace {
 
 // Copies element (token, dimension) blocks of one token, keys and values, to another token's place.
-void MoveToken(const KvView& kv, const HeadTokens& tokens, int from, int to,
-               bool transposed_keys) {
+void MoveToken(const KvView& kv, const HeadTokens& tokens, int from, int to, bool transposed_keys) {
   const int64_t size = BlockBytes(kv.dtype);
   const int d = kv.head_dim, page_size = kv.page_size;
   auto* base = static_cast<std::byte*>(kv.pool);
@@ -99,8 +98,8 @@ void AppendScoresOf(const AppendScoresParams& p, int head) {
   const HeadTokens tokens(kv, p.layer, p.boundary.slot, head);
   const int64_t num_heads = p.scores.shape[1];
   const int chunk = kv.retention.chunk, group = kv.heads.group[p.layer * kv.num_kv_heads + head];
-  const int history = Retained(kv.retention, p.boundary.retention, group,
-                               p.boundary.boundary / chunk - 1);
+  const int history =
+      Retained(kv.retention, p.boundary.retention, group, p.boundary.boundary / chunk - 1);
   for (int i = 0; i < chunk; ++i) {
     p.pool_scores[tokens.score_index(history + i)] = p.scores.as<float>()[i * num_heads + head];
   }

@@ -30,8 +30,8 @@ class HeadTokens {
   int column_;
 };
 
-inline void LoadKey(const KvView& kv, const HeadTokens& tokens, int token,
-                    bool transposed_keys, float* key) {
+inline void LoadKey(const KvView& kv, const HeadTokens& tokens, int token, bool transposed_keys,
+                    float* key) {
   const int64_t base = tokens.keys(token), offset = tokens.offset(token);
   const int64_t first = transposed_keys ? offset : offset * kv.head_dim;
   const int64_t stride = transposed_keys ? kv.page_size : 1;

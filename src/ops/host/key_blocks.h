@@ -12,8 +12,7 @@ class KeyBlocks {
   static constexpr int kBlock = 32;  // whose sums fit the registers of any x86-64
 
   // Tokens [first, last) of the head's row; behind them zeros up to a whole block.
-  KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last,
-            bool transposed_keys);
+  KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last, bool transposed_keys);
 
   int num_blocks() const { return num_blocks_; }
   // Of all blocks.

@@ -10,7 +10,8 @@ namespace {
 
 const float* QueryHead(const ObserveQueriesParams& p, int token, int q_head) {
   const int64_t d = p.at.kv().head_dim;
-  return p.qkv.as<float>() + token * (p.queries.num_q_heads + 2 * p.at.kv().num_kv_heads) * d + q_head * d;
+  return p.qkv.as<float>() + token * (p.queries.num_q_heads + 2 * p.at.kv().num_kv_heads) * d +
+         q_head * d;
 }
 
 // Softmax of scale * query . key over the first `length` keys.
@@ -41,7 +42,8 @@ void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head
   const int locked = retained == 0 ? p.queries.sinks : retained - p.window;
   const int base = locked - p.queries.pool_kernel / 2;
   if (since + first == window_begin) {
-    std::fill_n(state, QueryStateFloats(p.method, p.queries, p.at.kv().num_kv_heads, p.window, 0), 0.0f);
+    std::fill_n(state, QueryStateFloats(p.method, p.queries, p.at.kv().num_kv_heads, p.window, 0),
+                0.0f);
   }
   const HeadTokens tokens(p.at.kv(), p.at.layer, s.slot, head);
   const KeyBlocks keys(p.at.kv(), tokens, 0, history + s.num_tokens, transposed_keys);

@@ -59,12 +59,14 @@ void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys)
 }
 
 void SumAttentionOf(const SumAttentionParams& p, int head, bool transposed_keys) {
-  std::vector<double> sums(static_cast<size_t>(History(p.step, head) + p.step.at.span(0).num_tokens));
+  std::vector<double> sums(
+      static_cast<size_t>(History(p.step, head) + p.step.at.span(0).num_tokens));
   ForQueries(p.step, head, transposed_keys, [&](const float* weights, int length, float sum) {
     for (int t = 0; t < length - p.window; ++t) sums[static_cast<size_t>(t)] += weights[t] / sum;
   });
   for (size_t t = 0; t < sums.size(); ++t) {
-    p.out[static_cast<ptrdiff_t>(t) * p.step.at.kv().num_kv_heads + head] += static_cast<float>(sums[t]);
+    p.out[static_cast<ptrdiff_t>(t) * p.step.at.kv().num_kv_heads + head] +=
+        static_cast<float>(sums[t]);
   }
 }
 

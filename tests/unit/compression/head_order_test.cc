@@ -26,7 +26,7 @@ std::string File(const std::string& text) {
 std::vector<int32_t> Rows(const HeadGroupMap& map) {
   std::vector<int32_t> rows;
   for (int layer = 0; layer < map.num_layers(); ++layer) {
-    rows.insert(rows.end(), map.rows(layer).begin(), map.rows(layer).end());
+    rows.insert(rows.end(), map.groups(layer).begin(), map.groups(layer).end());
   }
   return rows;
 }

@@ -53,7 +53,8 @@ TEST(Budget, LengthsAreNearestToTheirTargets) {
   const RetentionTable table = BuildRetentionTable(config, demand, kPage, 8192);
   for (int b = 256; b < 8192; b += 256) {
     for (int group = 0; group < 4; ++group) {
-      EXPECT_LT(std::abs(table.Retained(group, b) - demand[group] * b), kPage) << group << " at " << b;
+      EXPECT_LT(std::abs(table.Retained(group, b) - demand[group] * b), kPage)
+          << group << " at " << b;
     }
   }
 }

@@ -162,8 +162,8 @@ void AttentionRunner::RunDecodes(const AttentionParams& p, cudaStream_t stream) 
   const int g = p.num_q_heads / kv.num_kv_heads;
   // In batch-invariant mode every unit of 64 pages has a partial: no more than there are pages, and
   // one more for each entry.
-  const int64_t units = kv.num_pages * kv.group_size / kInvariantUnitPages +
-                        int64_t{max_seqs_} * kv.num_kv_heads;
+  const int64_t units =
+      kv.num_pages * kv.group_size / kInvariantUnitPages + int64_t{max_seqs_} * kv.num_kv_heads;
   const auto partials =
       static_cast<size_t>(MaxPartials(mode_, num_sms_, units)) * static_cast<size_t>(g);
   const DecodeAttentionParams params{
@@ -185,8 +185,7 @@ void AttentionRunner::RunDecodes(const AttentionParams& p, cudaStream_t stream) 
 void AttentionRunner::RunPrefills(const AttentionParams& p, const Staging& staging,
                                   cudaStream_t stream) {
   const ops::KvView& kv = p.at.kv();
-  const StagedPlan& plan =
-      plans_[static_cast<size_t>(p.at.round * kv.num_layers + p.at.layer)];
+  const StagedPlan& plan = plans_[static_cast<size_t>(p.at.round * kv.num_layers + p.at.layer)];
   if (plan.num_items == 0) return;
   RunPrefill({.qkv = p.qkv.as<__nv_bfloat16>(),
               .out = p.out.as<__nv_bfloat16>(),

@@ -54,27 +54,27 @@ void CudaBackend::Append(const AppendParams& p) {
   const int64_t width = int64_t{p.num_q_heads + 2 * kv.num_kv_heads} * kv.head_dim;
   ForTokenRuns(p.at, step.num_tokens, [&](int first, int count) {
     const float* scores = p.new_scores.as<float>();
-    RunAppend({.qkv = p.qkv.as<__nv_bfloat16>() + first * width,
-               .num_tokens = count,
-               .num_q_heads = p.num_q_heads,
-               .num_kv_heads = kv.num_kv_heads,
-               .q_norm = p.q_norm.as<float>(),
-               .k_norm = p.k_norm.as<float>(),
-               .epsilon = p.epsilon,
-               .position = step.arrays.positions + first,
-               .slot = step.arrays.slots + first,
-               .table = step.arrays.retentions + first,
-               .inv_freq = p.rope.inv_freq,
-               .rope_scale = p.rope.scale,
-               .rope_interleaved = p.rope.style == RopeStyle::kInterleaved,
-               .kv = KernelView(kv),
-               .tables = KernelTables(kv.retention),
-               .layer = p.at.layer,
-               .new_scores =
-                   scores == nullptr ? nullptr : scores + int64_t{first} * kv.num_kv_heads,
-               .scores = p.pool_scores,
-               .early_start = true},
-              stream_);
+    RunAppend(
+        {.qkv = p.qkv.as<__nv_bfloat16>() + first * width,
+         .num_tokens = count,
+         .num_q_heads = p.num_q_heads,
+         .num_kv_heads = kv.num_kv_heads,
+         .q_norm = p.q_norm.as<float>(),
+         .k_norm = p.k_norm.as<float>(),
+         .epsilon = p.epsilon,
+         .position = step.arrays.positions + first,
+         .slot = step.arrays.slots + first,
+         .table = step.arrays.retentions + first,
+         .inv_freq = p.rope.inv_freq,
+         .rope_scale = p.rope.scale,
+         .rope_interleaved = p.rope.style == RopeStyle::kInterleaved,
+         .kv = KernelView(kv),
+         .tables = KernelTables(kv.retention),
+         .layer = p.at.layer,
+         .new_scores = scores == nullptr ? nullptr : scores + int64_t{first} * kv.num_kv_heads,
+         .scores = p.pool_scores,
+         .early_start = true},
+        stream_);
   });
 }
 
@@ -163,17 +163,16 @@ void CudaBackend::Score(const ScoreParams& p) {
     }
   }
   const bool snapkv = p.method == ScoreMethod::kSnapKv;
-  AttentionScoreParams params{
-      .rows = rows,
-      .queries = queries,
-      .scale = 1.0f / std::sqrt(static_cast<float>(kv.head_dim)),
-      .pool = !snapkv              ? AttentionPool::kNone
-              : p.queries.pool_mean ? AttentionPool::kMean
-                                    : AttentionPool::kMax,
-      .pool_kernel = p.queries.pool_kernel,
-      .mean_over_layer = !snapkv,
-      .max_tokens = longest,
-      .scratch = nullptr};
+  AttentionScoreParams params{.rows = rows,
+                              .queries = queries,
+                              .scale = 1.0f / std::sqrt(static_cast<float>(kv.head_dim)),
+                              .pool = !snapkv               ? AttentionPool::kNone
+                                      : p.queries.pool_mean ? AttentionPool::kMean
+                                                            : AttentionPool::kMax,
+                              .pool_kernel = p.queries.pool_kernel,
+                              .mean_over_layer = !snapkv,
+                              .max_tokens = longest,
+                              .scratch = nullptr};
   params.scratch = scores_scratch_.Get<std::byte>(AttentionScoreScratchBytes(params));
   RunScoreAttention(params, stream_);
 }

@@ -21,9 +21,7 @@ constexpr int kFewTokens = 64, kManyTokensUnit = 64, kFewTokensUnit = 8;
 // 1, 2, 4, 8, by 8 to 32, by 16 to 256, then by 32.
 std::vector<int> DefaultSizes(int most) {
   std::vector<int> sizes;
-  const auto step = [](int n) {
-    return n < 8 ? n : n < 32 ? 8 : n < 256 ? 16 : 32;
-  };
+  const auto step = [](int n) { return n < 8 ? n : n < 32 ? 8 : n < 256 ? 16 : 32; };
   for (int n = 1; n < most; n += step(n)) sizes.push_back(n);
   sizes.push_back(most);
   return sizes;
@@ -53,10 +51,9 @@ CudaBackend::CudaBackend(const BackendOptions& options) : options_(options) {
     sizes_.push_back(options_.max_num_seqs);
   }
   const size_t stream_bytes = StreamWorkspaceBytes(kMostProductRows, CurrentDevice().num_sms);
-  products_.emplace(OpenLibrary(),
-                    StreamWorkspace{stream_workspace_.Get<std::byte>(stream_bytes), stream_bytes},
-                    library_workspace_.Get<std::byte>(CublasLt::kWorkspaceBytes),
-                    options.batch_invariant);
+  products_.emplace(
+      OpenLibrary(), StreamWorkspace{stream_workspace_.Get<std::byte>(stream_bytes), stream_bytes},
+      library_workspace_.Get<std::byte>(CublasLt::kWorkspaceBytes), options.batch_invariant);
   attention_.emplace(options_.max_num_seqs, options.batch_invariant);
   sampling_.emplace(options_.max_num_seqs);
   drawn_.Get<int32_t>(static_cast<size_t>(options_.max_num_seqs) + 1);
@@ -148,8 +145,8 @@ const Step& CudaBackend::Begin(const StepInput& input, const ops::KvView& kv, fl
   }
   attention_->Prepare(kv);
 
-  const auto capacity = static_cast<size_t>(
-      std::max(options_.max_num_tokens, step.num_tokens) + kManyTokensUnit);
+  const auto capacity =
+      static_cast<size_t>(std::max(options_.max_num_tokens, step.num_tokens) + kManyTokensUnit);
   auto* arrays = step_arrays_.Get<int32_t>(5 * capacity);
   step.arrays = {arrays, arrays + capacity, arrays + 2 * capacity, arrays + 3 * capacity,
                  arrays + 4 * capacity};
@@ -305,9 +302,10 @@ Result<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options
     return unusable(fmt::format("the GPU cannot be used: {}", cudaGetErrorString(status)));
   }
   if (device.major < 8) {
-    return unusable(fmt::format("the {} is too old: compute capability 8.0 or newer is needed, it "
-                                "has {}.{}",
-                                device.name, device.major, device.minor));
+    return unusable(
+        fmt::format("the {} is too old: compute capability 8.0 or newer is needed, it "
+                    "has {}.{}",
+                    device.name, device.major, device.minor));
   }
   try {
     auto backend = std::make_unique<cuda::CudaBackend>(options);

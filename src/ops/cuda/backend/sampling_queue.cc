@@ -87,8 +87,8 @@ Ticket SamplingQueue::Sample(const TensorView& logits, const SamplingInput& inpu
                .vocabulary = vocabulary},
               stream);
   const size_t back = logprobs ? elements : s;
-  TANGRAM_CUDA_CHECK(cudaMemcpyAsync(draw.host, results, back * sizeof(int32_t),
-                                     cudaMemcpyDeviceToHost, stream));
+  TANGRAM_CUDA_CHECK(
+      cudaMemcpyAsync(draw.host, results, back * sizeof(int32_t), cudaMemcpyDeviceToHost, stream));
   if (whole_rows) FetchWholeRows(draw, logits, stream);
   TANGRAM_CUDA_CHECK(cudaEventRecord(draw.done, stream));
   return next_++;

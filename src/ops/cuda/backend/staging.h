@@ -9,8 +9,9 @@
 
 namespace tangram::ops::cuda {
 
-// What the host gives the device with a step: written into pinned memory, and copied in one piece. A
-// few buffers in turn, so that the host may write the next while the device still copies the last.
+// What the host gives the device with a step: written into pinned memory, and copied in one piece.
+// A few buffers in turn, so that the host may write the next while the device still copies the
+// last.
 class Staging {
  public:
   Staging() = default;

@@ -18,7 +18,8 @@ size_t CopyOffset(int64_t count) { return (static_cast<size_t>(count) * 4 + 15) 
 
 void ConvertRow(const TensorView& from, int64_t row, uint16_t* to) {
   const int64_t width = from.shape[1];
-  const auto* stored = from.as<std::byte>() + row * static_cast<int64_t>(BytesFor(from.dtype, width));
+  const auto* stored =
+      from.as<std::byte>() + row * static_cast<int64_t>(BytesFor(from.dtype, width));
   if (from.dtype == DType::kBF16) {
     std::memcpy(to, stored, static_cast<size_t>(width) * 2);
     return;
@@ -60,8 +61,7 @@ void* WeightUploader::Allocate(size_t bytes) {
 
 void WeightUploader::CopyMatrix(const TensorView& from, std::byte* to) {
   const int64_t rows = from.shape[0], row_bytes = from.shape[1] * 2;
-  const int64_t rows_a_piece =
-      std::max<int64_t>(1, static_cast<int64_t>(kPieceBytes) / row_bytes);
+  const int64_t rows_a_piece = std::max<int64_t>(1, static_cast<int64_t>(kPieceBytes) / row_bytes);
   TANGRAM_CHECK(row_bytes <= static_cast<int64_t>(kPieceBytes), "a row of {} bytes", row_bytes);
   for (int64_t first = 0; first < rows; first += rows_a_piece) {
     Piece& piece = pieces_[next_];

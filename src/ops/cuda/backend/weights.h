@@ -18,8 +18,8 @@ class WeightUploader {
   ~WeightUploader();
   WeightUploader(const WeightUploader&) = delete;
 
-  // The rows of several matrices [N, K] of one K, one below the other, or one vector; empty if there
-  // is not enough memory. The memory is owned by the uploader.
+  // The rows of several matrices [N, K] of one K, one below the other, or one vector; empty if
+  // there is not enough memory. The memory is owned by the uploader.
   TensorView Upload(std::span<const TensorView> parts);
 
   // The copy in bf16 of a vector that was uploaded.

@@ -12,7 +12,7 @@ namespace tangram::ops::cuda {
 // them. [max tokens] each.
 struct StepArrays {
   int32_t* tokens;
-  int32_t* positions;   // -1: nobody's
+  int32_t* positions;  // -1: nobody's
   int32_t* slots;
   int32_t* retentions;
   int32_t* num_tokens;  // of decodes: position + 1; 0: nobody's, or no decode
