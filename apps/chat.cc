@@ -17,7 +17,7 @@
 #include "command.h"
 #include "exit_codes.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 using nlohmann::json;
@@ -54,7 +54,7 @@ void Declare(Options& options, ChatConfig& config) {
 
 class Conversation {
  public:
-  Conversation(const ChatConfig& config, Url url)
+  Conversation(const ChatConfig& config, client::Url url)
       : config_(config), client_(std::move(url), config.api_key) {
     Clear();
   }
@@ -109,7 +109,7 @@ class Conversation {
     return body;
   }
 
-  static void PrintUsage(const StreamedAnswer& answer) {
+  static void PrintUsage(const client::StreamedAnswer& answer) {
     const double decoding = answer.last_chunk_seconds - answer.first_chunk_seconds;
     const double speed = decoding > 0 ? (answer.output_tokens - 1) / decoding : 0;
     fmt::print(
@@ -126,7 +126,7 @@ class Conversation {
   }
 
   const ChatConfig& config_;
-  OpenAiClient client_;
+  client::OpenAiClient client_;
   std::string model_, brought_;
   json messages_;
 };
@@ -190,7 +190,7 @@ int RunChat(Args args) {
                   "/clear begins anew, /exit or Ctrl-D ends, Ctrl-C breaks an answer off.");
   Declare(options, config);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
-  const auto url = ParseUrl(config.url);
+  const auto url = client::ParseUrl(config.url);
   if (!url) return Fail(url.error());
   Conversation conversation(config, *url);
   if (!config.document.empty()) {
@@ -210,4 +210,4 @@ int RunChat(Args args) {
   return Talk(conversation, config);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -9,7 +9,7 @@
 #include "exit_codes.h"
 #include "text/utf8.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 // One line of UTF-8 that steers no terminal, whatever names a hostile file brings.
@@ -40,4 +40,4 @@ int Fail(const Error& error) {
   return ExitCodeFor(error.kind);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

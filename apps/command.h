@@ -6,7 +6,7 @@
 
 #include "base/options.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 using Args = std::vector<std::string>;
 
@@ -14,10 +14,16 @@ using Args = std::vector<std::string>;
 int RunServe(Args args);
 int RunChat(Args args);
 int RunGenerate(Args args);
-int RunBench(Args args);
 int RunCalibrate(Args args);
-int RunInspect(Args args);
+namespace bench {
+int RunBench(Args args);
+}
+namespace eval {
 int RunEval(Args args);
+}
+namespace inspect {
+int RunInspect(Args args);
+}
 
 // Parses, and answers --help and mistakes: what is returned, if anything, is the exit code to leave
 // with.
@@ -26,4 +32,4 @@ std::optional<int> ParseOrExit(Options& options, Args args);
 // Prints "error: ..." for a person, and gives the exit code.
 int Fail(const Error& error);
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <memory>
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 using Kind = Options::Option::Kind;
@@ -156,4 +156,4 @@ void DeclareCompressionOptions(Options& options, EngineConfig& config) {
   options.Check([&options, &config, level] { return Finish(options, config, *level); });
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

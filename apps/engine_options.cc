@@ -2,7 +2,7 @@
 
 #include "compression_options.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 using Kind = Options::Option::Kind;
@@ -103,4 +103,4 @@ void DeclareForeignEngineOptions(Options& options) {
   }
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -5,7 +5,7 @@
 #include "base/options.h"
 #include "engine/engine.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 // Where the text side of a model comes from.
 struct TextConfig {
@@ -19,4 +19,4 @@ void DeclareModelOptions(Options& options, EngineConfig& config, TextConfig& tex
 // Engine flags of vLLM that change nothing here, or whose place is in a later version.
 void DeclareForeignEngineOptions(Options& options);
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -2,7 +2,7 @@
 
 #include "base/result.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 // What the process tells its supervisor. A unit file may restart on all but kUsage and
 // kUnsupported, which no restart mends.
@@ -35,4 +35,4 @@ inline ExitCode ExitCodeFor(ErrorKind kind) {
   return kExitEngine;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -17,7 +17,7 @@
 #include "text/stream_decoder.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 struct GenerateConfig {
@@ -132,4 +132,4 @@ int RunGenerate(Args args) {
   return status ? kExitOk : Fail(status.error());
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

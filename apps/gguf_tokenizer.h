@@ -9,7 +9,7 @@
 #include "model/gguf.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 // The tokenizer metadata of a GGUF file: `text` knows no files of models, and `model` no text.
 inline GgufTokenizer ReadGgufTokenizer(const GgufFile& file) {
@@ -39,4 +39,4 @@ inline GgufTokenizer ReadGgufTokenizer(const GgufFile& file) {
           .chat_template = text("tokenizer.chat_template")};
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -9,21 +9,22 @@
 #include "command.h"
 #include "exit_codes.h"
 
+namespace tangram::apps {
 namespace {
 
 struct Command {
   std::string_view name, about;
-  int (*run)(tangram::Args args);
+  int (*run)(Args args);
 };
 
 constexpr Command kCommands[] = {
-    {"serve", "serve a model through the OpenAI API", tangram::RunServe},
-    {"chat", "talk with a server in the terminal", tangram::RunChat},
-    {"generate", "continue a prompt in this process, without a server", tangram::RunGenerate},
-    {"calibrate", "learn what a model's KV cache can do without", tangram::RunCalibrate},
-    {"inspect", "show what compression makes of a model's KV cache", tangram::RunInspect},
-    {"eval", "measure what compression costs a model", tangram::RunEval},
-    {"bench", "measure a server or the engine", tangram::RunBench},
+    {"serve", "serve a model through the OpenAI API", RunServe},
+    {"chat", "talk with a server in the terminal", RunChat},
+    {"generate", "continue a prompt in this process, without a server", RunGenerate},
+    {"calibrate", "learn what a model's KV cache can do without", RunCalibrate},
+    {"inspect", "show what compression makes of a model's KV cache", inspect::RunInspect},
+    {"eval", "measure what compression costs a model", eval::RunEval},
+    {"bench", "measure a server or the engine", bench::RunBench},
 };
 
 void PrintUsage(std::FILE* to) {
@@ -36,26 +37,29 @@ void PrintUsage(std::FILE* to) {
       "\ntangram COMMAND --help shows the flags of a command, tangram --version the version.\n");
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int Main(int argc, char** argv) {
   const std::string_view name = argc > 1 ? argv[1] : "";
   for (const Command& command : kCommands) {
     if (command.name != name) continue;
-    if (name != "serve") tangram::LogToStderr();
+    if (name != "serve") LogToStderr();
     try {
-      return command.run(tangram::Args(argv + 2, argv + argc));
+      return command.run(Args(argv + 2, argv + argc));
     } catch (const std::bad_alloc&) {
       fmt::print(stderr, "error: not enough memory\n");
-      return tangram::kExitMemory;
+      return kExitMemory;
     }
   }
   if (name == "--version" || name == "version") {
     fmt::print("tangram {}\n", TANGRAM_VERSION);
-    return tangram::kExitOk;
+    return kExitOk;
   }
   const bool help = name == "--help" || name == "-h" || name == "help";
   if (!help && !name.empty()) fmt::print(stderr, "error: unknown command '{}'\n", name);
   PrintUsage(help ? stdout : stderr);
-  return help ? tangram::kExitOk : tangram::kExitUsage;
+  return help ? kExitOk : kExitUsage;
 }
+
+}  // namespace
+}  // namespace tangram::apps
+
+int main(int argc, char** argv) { return tangram::apps::Main(argc, argv); }

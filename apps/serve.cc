@@ -20,7 +20,7 @@
 #include "server/server.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 constexpr double kGiB = 1024.0 * 1024 * 1024;
@@ -116,8 +116,8 @@ void LogCompression(const EngineInfo& info) {
 }
 
 // Engine and text side, loaded side by side.
-Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& text_config,
-                         const ServeConfig& serve) {
+Result<server::ServedModel> Load(const EngineConfig& engine_config, const TextConfig& text_config,
+                                 const ServeConfig& serve) {
   const auto start = std::chrono::steady_clock::now();
   const double memory = ResidentGiB();
   auto text = std::async(std::launch::async,
@@ -131,7 +131,7 @@ Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& te
   LogCapacity((*engine)->info());
   LogCompression((*engine)->info());
 
-  ServedModel model;
+  server::ServedModel model;
   model.engine = std::move(*engine);
   model.tokenizer = text_model->tokenizer;
   model.chat_template = text_model->chat_template;
@@ -142,10 +142,10 @@ Result<ServedModel> Load(const EngineConfig& engine_config, const TextConfig& te
   return model;
 }
 
-int Serve(const EngineConfig& engine, const TextConfig& text, ServerConfig config,
+int Serve(const EngineConfig& engine, const TextConfig& text, server::ServerConfig config,
           const ServeConfig& serve) {
   const auto start = std::chrono::steady_clock::now();
-  Server server(std::move(config));
+  server::Server server(std::move(config));
   if (auto status = server.Listen(); !status) return Fail(status.error());
   auto model = Load(engine, text, serve);
   if (!model) return Fail(model.error());
@@ -160,7 +160,7 @@ int Serve(const EngineConfig& engine, const TextConfig& text, ServerConfig confi
 int RunServe(Args args) {
   EngineConfig engine;
   TextConfig text;
-  ServerConfig server;
+  server::ServerConfig server;
   ServeConfig serve;
   Options options("tangram serve MODEL [flags]",
                   "Serves a model through the OpenAI API. SIGTERM drains.");
@@ -181,4 +181,4 @@ int RunServe(Args args) {
   return Serve(engine, text, std::move(server), serve);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

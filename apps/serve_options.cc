@@ -1,11 +1,11 @@
 #include "serve_options.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 using Kind = Options::Option::Kind;
 
-void DeclareApi(Options& options, ServerConfig& server, ServeConfig& serve) {
+void DeclareApi(Options& options, server::ServerConfig& server, ServeConfig& serve) {
   options.Group("API");
   options.Add("host", &server.host, "address to listen on; empty: all").Variable("VLLM_HOST_IP");
   options.Add("port", &server.port, "TCP port; 0: any free one").Alias("-p");
@@ -25,7 +25,7 @@ void DeclareApi(Options& options, ServerConfig& server, ServeConfig& serve) {
               "count the requests in flight for /load");
 }
 
-void DeclareLimits(Options& options, ServerConfig& server) {
+void DeclareLimits(Options& options, server::ServerConfig& server) {
   options.Group("Limits (times in seconds, sizes in bytes)");
   options.Add("max-body-size", &server.max_body_size, "of a request; more is answered 413");
   options.Add("max-header-size", &server.max_header_size, "of a request; more is answered 431");
@@ -47,7 +47,7 @@ void DeclareLimits(Options& options, ServerConfig& server) {
               "that parse, render templates and tokenize");
 }
 
-void DeclareLogs(Options& options, ServerConfig& server, ServeConfig& serve) {
+void DeclareLogs(Options& options, server::ServerConfig& server, ServeConfig& serve) {
   options.Group("Logs");
   options.Add("log-level", &serve.log_level, "least level that is logged")
       .OneOf({"debug", "info", "warning", "error", "DEBUG", "INFO", "WARNING", "ERROR"})
@@ -65,7 +65,7 @@ void DeclareLogs(Options& options, ServerConfig& server, ServeConfig& serve) {
 
 }  // namespace
 
-void DeclareServerOptions(Options& options, ServerConfig& server, ServeConfig& serve) {
+void DeclareServerOptions(Options& options, server::ServerConfig& server, ServeConfig& serve) {
   DeclareApi(options, server, serve);
   DeclareLimits(options, server);
   DeclareLogs(options, server, serve);
@@ -92,4 +92,4 @@ void DeclareForeignServerOptions(Options& options) {
                  "the prefix cache finds a conversation's earlier turns by itself");
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

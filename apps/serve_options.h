@@ -6,7 +6,7 @@
 #include "base/options.h"
 #include "server/server_config.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 // What `tangram serve` itself needs beside the engine's and the server's configs.
 struct ServeConfig {
@@ -15,9 +15,9 @@ struct ServeConfig {
 };
 
 // The server's options: one for each field of both configs.
-void DeclareServerOptions(Options& options, ServerConfig& server, ServeConfig& serve);
+void DeclareServerOptions(Options& options, server::ServerConfig& server, ServeConfig& serve);
 
 // Server flags of vLLM that change nothing here, or whose place is in a later version.
 void DeclareForeignServerOptions(Options& options);
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -8,7 +8,7 @@
 #include "model/config.h"
 #include "model/gguf.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 // The tokenizer's metadata, or kUnsupported: a GGUF file of weights alone has none.
@@ -69,4 +69,4 @@ Result<TextModel> LoadTextModel(const std::string& model_path, const TextConfig&
   return made;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

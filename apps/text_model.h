@@ -8,7 +8,7 @@
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 // What turns text into tokens and back.
 struct TextModel {
@@ -23,4 +23,4 @@ Result<TextModel> LoadTextModel(const std::string& model_path, const TextConfig&
 // The tokenizer of a GGUF file or a folder.
 Result<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& path);
 
-}  // namespace tangram
+}  // namespace tangram::apps

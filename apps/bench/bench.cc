@@ -8,7 +8,7 @@
 #include "command.h"
 #include "exit_codes.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 struct Measurement {
@@ -47,4 +47,4 @@ int RunBench(Args args) {
   return help ? kExitOk : kExitUsage;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -2,7 +2,7 @@
 
 #include "command.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 int RunBenchServe(Args args);
 int RunBenchMultiTurn(Args args);
@@ -18,4 +18,4 @@ std::vector<KernelMeasurement> KernelMeasurements();
 // `name`: one of them.
 int RunBenchKernels(const std::string& name, const Args& args);
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -6,20 +6,21 @@
 #include "bench/cuda/bench.h"
 #include "exit_codes.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 std::vector<KernelMeasurement> KernelMeasurements() {
   std::vector<KernelMeasurement> all;
-  for (const bench::Benchmark& b : bench::CudaBenchmarks()) all.push_back({b.name, b.help});
+  for (const tangram::bench::Benchmark& b : tangram::bench::CudaBenchmarks())
+    all.push_back({b.name, b.help});
   return all;
 }
 
 int RunBenchKernels(const std::string& name, const Args& args) {
-  if (const std::string problem = bench::DeviceProblem(); !problem.empty()) {
+  if (const std::string problem = tangram::bench::DeviceProblem(); !problem.empty()) {
     fmt::print(stderr, "error: tangram bench {} needs an NVIDIA GPU: {}\n", name, problem);
     return kExitUsage;
   }
-  return bench::RunCudaBenchmark(name, args) ? kExitOk : kExitUsage;
+  return tangram::bench::RunCudaBenchmark(name, args) ? kExitOk : kExitUsage;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

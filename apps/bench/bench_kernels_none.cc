@@ -5,7 +5,7 @@
 #include "bench/bench_commands.h"
 #include "exit_codes.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 std::vector<KernelMeasurement> KernelMeasurements() {
   return {{"attention", "decode attention"},
@@ -23,4 +23,4 @@ int RunBenchKernels(const std::string& name, const Args&) {
   return kExitUsage;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

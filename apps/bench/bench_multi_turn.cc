@@ -17,7 +17,7 @@
 #include "exit_codes.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -57,7 +57,7 @@ struct TurnRecord {
   int turn = 0;      // from 0
   int messages = 0;  // of the request
   int history = 0;   // tokens of the prompt that an earlier turn has processed
-  StreamedAnswer answer;
+  client::StreamedAnswer answer;
 };
 
 // A conversation under way.
@@ -71,7 +71,7 @@ struct Active {
 // A client: holds some conversations and asks their questions round-robin.
 class Client {
  public:
-  Client(const MultiTurnConfig& config, Url url, std::string model)
+  Client(const MultiTurnConfig& config, client::Url url, std::string model)
       : config_(config), client_(std::move(url), config.api_key), model_(std::move(model)) {}
 
   void Give(const Conversation& script) { waiting_.push_back(&script); }
@@ -108,7 +108,8 @@ class Client {
     const json body = {
         {"model", model_}, {"messages", active.messages},   {"temperature", 0},
         {"seed", 0},       {"min_tokens", turn.answer_len}, {"max_tokens", turn.answer_len}};
-    TANGRAM_ASSIGN_OR_RETURN(StreamedAnswer answer, client_.Stream("/v1/chat/completions", body));
+    TANGRAM_ASSIGN_OR_RETURN(client::StreamedAnswer answer,
+                             client_.Stream("/v1/chat/completions", body));
     const int num_messages = static_cast<int>(active.messages.size());
     active.messages.push_back({{"role", "assistant"}, {"content", answer.text}});
     // Of an answer's last token nothing is computed.
@@ -119,7 +120,7 @@ class Client {
   }
 
   const MultiTurnConfig& config_;
-  OpenAiClient client_;
+  client::OpenAiClient client_;
   std::string model_;
   std::deque<const Conversation*> waiting_;
 };
@@ -137,7 +138,7 @@ Columns Collect(const std::vector<TurnRecord>& records) {
                      {"output_num_tokens", {}},
                      {"output_num_chunks", {}}};
   for (const TurnRecord& record : records) {
-    const StreamedAnswer& answer = record.answer;
+    const client::StreamedAnswer& answer = record.answer;
     const double decoding = answer.last_chunk_seconds - answer.first_chunk_seconds;
     const double tpot = answer.output_tokens > 1 ? decoding / (answer.output_tokens - 1) : 0;
     const double values[] = {
@@ -201,7 +202,7 @@ json Report(const std::vector<TurnRecord>& records, double seconds) {
 }
 
 Status WarmUp(const std::vector<Conversation>& conversations, const MultiTurnConfig& config,
-              const Url& url, const std::string& model) {
+              const client::Url& url, const std::string& model) {
   MultiTurnConfig first_turns = config;
   first_turns.max_turns = 1;
   Client client(first_turns, url, model);
@@ -212,11 +213,11 @@ Status WarmUp(const std::vector<Conversation>& conversations, const MultiTurnCon
 }
 
 Status RunAndReport(const MultiTurnConfig& config) {
-  TANGRAM_ASSIGN_OR_RETURN(const Url url, ParseUrl(config.url));
+  TANGRAM_ASSIGN_OR_RETURN(const client::Url url, client::ParseUrl(config.url));
   TANGRAM_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(config.tokenizer));
   TANGRAM_ASSIGN_OR_RETURN(const auto conversations,
                            LoadConversations(config.input_file, config.seed, *tokenizer));
-  OpenAiClient finder(url, config.api_key);
+  client::OpenAiClient finder(url, config.api_key);
   TANGRAM_RETURN_IF_ERROR(finder.WaitUntilReady(config.ready_timeout));
   std::string model = config.model;
   if (model.empty()) {
@@ -236,7 +237,7 @@ Status RunAndReport(const MultiTurnConfig& config) {
   const size_t max_active = std::max<size_t>(1, config.max_active_conversations / clients.size());
   std::atomic<bool> stop = false;
   std::vector<std::thread> threads;
-  const double start = SteadySeconds();
+  const double start = client::SteadySeconds();
   {
     Progress progress("Requests", num_requests);
     for (Client& client : clients) {
@@ -247,7 +248,7 @@ Status RunAndReport(const MultiTurnConfig& config) {
     }
     for (std::thread& thread : threads) thread.join();
   }
-  const double seconds = SteadySeconds() - start;
+  const double seconds = client::SteadySeconds() - start;
   std::vector<TurnRecord> records;
   for (const Client& client : clients) {
     TANGRAM_RETURN_IF_ERROR(client.status);
@@ -275,4 +276,4 @@ int RunBenchMultiTurn(Args args) {
   return status ? kExitOk : Fail(status.error());
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -18,7 +18,7 @@
 #include "exit_codes.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -176,4 +176,4 @@ int RunBenchLatency(Args args) {
   return Run(config, options, std::move(args), Latency);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -21,7 +21,7 @@
 #include "exit_codes.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -98,7 +98,7 @@ std::vector<double> Arrivals(const BenchServeConfig& config, size_t count, doubl
 
 class Runner {
  public:
-  Runner(const BenchServeConfig& config, Url url, json extra)
+  Runner(const BenchServeConfig& config, client::Url url, json extra)
       : config_(config), url_(std::move(url)), extra_(std::move(extra)) {
     path_ = !config.endpoint.empty()          ? config.endpoint
             : config.backend == "openai-chat" ? "/v1/chat/completions"
@@ -107,7 +107,7 @@ class Runner {
 
   // Waits for the server, finds the model's name, and sends the first prompt once.
   Status Prepare(const BenchPrompt& first) {
-    OpenAiClient client(url_, config_.api_key);
+    client::OpenAiClient client(url_, config_.api_key);
     TANGRAM_RETURN_IF_ERROR(client.WaitUntilReady(config_.ready_timeout));
     model_ = config_.model;
     if (model_.empty()) {
@@ -125,11 +125,11 @@ class Runner {
                                        {MakeError(ErrorKind::kInternal, "not sent"), 0, 0});
     Progress progress(what, static_cast<int>(prompts.size()));
     std::atomic<size_t> next = 0;
-    const double start = SteadySeconds();
+    const double start = client::SteadySeconds();
     const auto work = [&] {
-      OpenAiClient client(url_, config_.api_key);
+      client::OpenAiClient client(url_, config_.api_key);
       for (size_t i; (i = next++) < prompts.size(); progress.Add()) {
-        const double wait = start + arrivals[i] - SteadySeconds();
+        const double wait = start + arrivals[i] - client::SteadySeconds();
         if (wait > 0) std::this_thread::sleep_for(std::chrono::duration<double>(wait));
         records[i] = Send(client, prompts[i]);
       }
@@ -144,7 +144,7 @@ class Runner {
   const std::string& model() const { return model_; }
 
  private:
-  RequestRecord Send(OpenAiClient& client, const BenchPrompt& prompt) const {
+  RequestRecord Send(client::OpenAiClient& client, const BenchPrompt& prompt) const {
     json body = {
         {"model", model_}, {"max_tokens", prompt.output_len}, {"temperature", config_.temperature}};
     if (config_.ignore_eos) body["ignore_eos"] = true;
@@ -154,12 +154,12 @@ class Runner {
       body["prompt"] = prompt.text;
     }
     body.update(extra_);
-    const double start = SteadySeconds();
+    const double start = client::SteadySeconds();
     return {client.Stream(path_, std::move(body)), static_cast<int>(prompt.tokens.size()), start};
   }
 
   const BenchServeConfig& config_;
-  Url url_;
+  client::Url url_;
   json extra_;
   std::string path_, model_;
 };
@@ -186,7 +186,7 @@ void AddDetails(json& result, const std::vector<RequestRecord>& records) {
 
 Status RunAndReport(const BenchServeConfig& config) {
   TANGRAM_ASSIGN_OR_RETURN(const ReportConfig report, MakeReportConfig(config));
-  TANGRAM_ASSIGN_OR_RETURN(const Url url, ParseUrl(config.url));
+  TANGRAM_ASSIGN_OR_RETURN(const client::Url url, client::ParseUrl(config.url));
   const double rate = config.request_rate == "inf" ? std::numeric_limits<double>::infinity()
                                                    : ParseNumber(config.request_rate).value_or(0);
   const json extra = json::parse(config.extra_body, nullptr, false);
@@ -203,9 +203,9 @@ Status RunAndReport(const BenchServeConfig& config) {
     const std::vector<BenchPrompt> warmups(config.num_warmups, prompts[0]);
     runner.Run(warmups, std::vector<double>(warmups.size()), "Warm-up");
   }
-  const double start = SteadySeconds();
+  const double start = client::SteadySeconds();
   const auto records = runner.Run(prompts, Arrivals(config, prompts.size(), rate), "Requests");
-  json result = SummarizeServing(records, SteadySeconds() - start, report);
+  json result = SummarizeServing(records, client::SteadySeconds() - start, report);
   fmt::print("{}", FormatServing(result, report));
 
   result.update(
@@ -244,4 +244,4 @@ int RunBenchServe(Args args) {
   return status ? kExitOk : Fail(status.error());
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

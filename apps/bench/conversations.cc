@@ -7,7 +7,7 @@
 #include <fstream>
 #include <sstream>
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -192,4 +192,4 @@ Result<std::vector<Conversation>> LoadConversations(const std::string& path, uin
   return made;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -9,7 +9,7 @@
 #include "base/result.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 // A scripted conversation: user and assistant texts in turn. Only the lengths of the assistant's
 // texts count: a server's own answers take their place.
@@ -34,4 +34,4 @@ Result<int> DrawLength(const nlohmann::json& spec, std::mt19937_64& random);
 Result<std::vector<Conversation>> LoadConversations(const std::string& path, uint64_t seed,
                                                     const Tokenizer& tokenizer);
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -160,4 +160,4 @@ Result<std::vector<BenchPrompt>> MakePrompts(const DatasetConfig& config,
   return prompts;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 // A request of a measurement.
 struct BenchPrompt {
@@ -35,4 +35,4 @@ void DeclareDataset(Options& options, DatasetConfig& config, bool with_files);
 Result<std::vector<BenchPrompt>> MakePrompts(const DatasetConfig& config,
                                              const Tokenizer* tokenizer, int vocab_size);
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

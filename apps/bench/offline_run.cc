@@ -5,7 +5,7 @@
 
 #include "client/openai_client.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 // What the engine's thread and the caller share.
@@ -23,7 +23,7 @@ Result<OfflineResult> RunOffline(Engine& engine, const std::vector<BenchPrompt>&
   Shared shared;
   OfflineResult result;
   result.token_times.resize(prompts.size());
-  result.start = SteadySeconds();
+  result.start = client::SteadySeconds();
   Status refused;
   for (size_t i = 0; i < prompts.size(); ++i) {
     Request request;
@@ -38,7 +38,7 @@ Result<OfflineResult> RunOffline(Engine& engine, const std::vector<BenchPrompt>&
     }
     const auto listen = [&shared, &on_done,
                          times = &result.token_times[i]](const TokenEvent& event) {
-      if (event.token >= 0) times->push_back(SteadySeconds());
+      if (event.token >= 0) times->push_back(client::SteadySeconds());
       if (!event.finished) return;
       if (on_done) on_done();
       const std::lock_guard lock(shared.mutex);
@@ -54,10 +54,10 @@ Result<OfflineResult> RunOffline(Engine& engine, const std::vector<BenchPrompt>&
   }
   std::unique_lock lock(shared.mutex);
   shared.all_done.wait(lock, [&] { return shared.num_left == 0; });
-  result.end = SteadySeconds();
+  result.end = client::SteadySeconds();
   if (!refused) return tl::unexpected(refused.error());
   if (shared.failed) return MakeError(ErrorKind::kInternal, "the engine failed");
   return result;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -5,7 +5,7 @@
 #include "bench/dataset.h"
 #include "engine/engine.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 // Times in seconds of the steady clock.
 struct OfflineResult {
@@ -18,4 +18,4 @@ struct OfflineResult {
 Result<OfflineResult> RunOffline(Engine& engine, const std::vector<BenchPrompt>& prompts,
                                  const std::function<void()>& on_done = {});
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -7,13 +7,13 @@
 
 #include "client/openai_client.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 Progress::Progress(std::string what, int total)
     : what_(std::move(what)),
       total_(total),
       terminal_(isatty(STDERR_FILENO) != 0),
-      start_(SteadySeconds()) {}
+      start_(client::SteadySeconds()) {}
 
 Progress::~Progress() {
   if (terminal_ && done_ > 0) fmt::print(stderr, "\n");
@@ -22,7 +22,7 @@ Progress::~Progress() {
 void Progress::Add(int count) {
   const std::lock_guard lock(mutex_);
   done_ += count;
-  const double now = SteadySeconds();
+  const double now = client::SteadySeconds();
   const int tenth = total_ > 0 ? 10 * done_ / total_ : 10;
   if (terminal_ ? now - shown_at_ < 0.1 && done_ < total_ : tenth == shown_tenth_) return;
   shown_at_ = now;
@@ -31,11 +31,11 @@ void Progress::Add(int count) {
 }
 
 void Progress::Print() {
-  const double elapsed = SteadySeconds() - start_;
+  const double elapsed = client::SteadySeconds() - start_;
   const double left = elapsed / done_ * (total_ - done_);
   fmt::print(stderr, "{}{}: {}/{}, {:.1f} s, {:.1f} s to go{}", terminal_ ? "\r" : "", what_, done_,
              total_, elapsed, left, terminal_ ? "   " : "\n");
   std::fflush(stderr);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

@@ -3,7 +3,7 @@
 #include <mutex>
 #include <string>
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 // Shows on stderr how far a measurement is: a line that is rewritten on a terminal, else a line
 // every tenth. Thread safe.
@@ -26,4 +26,4 @@ class Progress {
   double shown_at_ = 0;
 };
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

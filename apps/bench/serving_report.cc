@@ -9,7 +9,7 @@
 #include "base/numbers.h"
 #include "bench/statistics.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -42,7 +42,7 @@ int PeakConcurrency(const std::vector<const RequestRecord*>& good, double start)
 Samples Collect(const std::vector<const RequestRecord*>& good) {
   Samples samples;
   for (const RequestRecord* record : good) {
-    const StreamedAnswer& answer = *record->answer;
+    const client::StreamedAnswer& answer = *record->answer;
     samples["ttft"].push_back(answer.first_chunk_seconds * 1000);
     samples["e2el"].push_back(answer.last_chunk_seconds * 1000);
     if (const auto tpot = TimePerOutputToken(answer)) samples["tpot"].push_back(*tpot * 1000);
@@ -51,7 +51,7 @@ Samples Collect(const std::vector<const RequestRecord*>& good) {
   return samples;
 }
 
-bool IsGood(const StreamedAnswer& answer, const Goodput& bounds) {
+bool IsGood(const client::StreamedAnswer& answer, const Goodput& bounds) {
   const auto within = [](const std::optional<double>& bound, double seconds) {
     return !bound || seconds * 1000 <= *bound;
   };
@@ -108,7 +108,7 @@ Result<Goodput> ParseGoodput(const std::vector<std::string>& texts) {
   return goodput;
 }
 
-std::optional<double> TimePerOutputToken(const StreamedAnswer& answer) {
+std::optional<double> TimePerOutputToken(const client::StreamedAnswer& answer) {
   if (answer.output_tokens < 2) return std::nullopt;
   return (answer.last_chunk_seconds - answer.first_chunk_seconds) / (answer.output_tokens - 1);
 }
@@ -124,7 +124,7 @@ json SummarizeServing(const std::vector<RequestRecord>& records, double duration
   int num_within_bounds = 0;
   std::vector<double> chunk_times;
   for (const RequestRecord* record : good) {
-    const StreamedAnswer& answer = *record->answer;
+    const client::StreamedAnswer& answer = *record->answer;
     start = std::min(start, record->start_seconds);
     input += answer.prompt_tokens > 0 ? answer.prompt_tokens : record->prompt_len;
     output += answer.output_tokens;
@@ -185,4 +185,4 @@ std::string FormatServing(const json& result, const ReportConfig& config) {
   return text + std::string(50, '=') + "\n";
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

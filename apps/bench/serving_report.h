@@ -8,11 +8,11 @@
 #include "base/result.h"
 #include "client/openai_client.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 // One request of a serving measurement.
 struct RequestRecord {
-  Result<StreamedAnswer> answer;
+  Result<client::StreamedAnswer> answer;
   int prompt_len = 0;        // tokens, if the server does not say
   double start_seconds = 0;  // of the steady clock
 };
@@ -32,7 +32,7 @@ struct ReportConfig {
 };
 
 // Seconds from token to token after the first chunk; nothing for answers of one token.
-std::optional<double> TimePerOutputToken(const StreamedAnswer& answer);
+std::optional<double> TimePerOutputToken(const client::StreamedAnswer& answer);
 
 // The result under vLLM's keys, `duration` in seconds. Times in it are ms.
 nlohmann::json SummarizeServing(const std::vector<RequestRecord>& records, double duration,
@@ -41,4 +41,4 @@ nlohmann::json SummarizeServing(const std::vector<RequestRecord>& records, doubl
 // The result as vLLM prints it.
 std::string FormatServing(const nlohmann::json& result, const ReportConfig& config);
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

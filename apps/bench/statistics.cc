@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 double Mean(const std::vector<double>& values) {
   if (values.empty()) return 0;
@@ -32,4 +32,4 @@ double Percentile(std::vector<double> values, double percent) {
 
 std::string PercentText(double percent) { return fmt::format("{:g}", percent); }
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

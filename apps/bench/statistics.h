@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-namespace tangram {
+namespace tangram::apps::bench {
 
 double Mean(const std::vector<double>& values);
 // Of the whole population (numpy's default).
@@ -14,4 +14,4 @@ double Percentile(std::vector<double> values, double percent);
 // "50" and "99.9", as keys and labels write percentiles.
 std::string PercentText(double percent);
 
-}  // namespace tangram
+}  // namespace tangram::apps::bench

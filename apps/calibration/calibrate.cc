@@ -16,7 +16,7 @@
 #include "compression/reconstruction_pass.h"
 #include "exit_codes.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 struct CalibrateConfig {
@@ -146,4 +146,4 @@ int RunCalibrate(Args args) {
   return status ? kExitOk : Fail(status.error());
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

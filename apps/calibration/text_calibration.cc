@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "calibration/sample_text.h"
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 // Asks for the repetition whose attention labels the tokens (KVzip, arXiv 2505.23416).
@@ -156,4 +156,4 @@ Result<std::unique_ptr<Engine>> LoadEngine(const EngineConfig& config, const Tex
   return Engine::Create(config, std::move(loaded), &profile);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -8,7 +8,7 @@
 #include "engine_options.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps {
 
 // The texts that a model is calibrated on.
 struct CalibrationTexts {
@@ -26,4 +26,4 @@ Result<Profile> CalibrateOnTexts(Model& model, ops::Backend& backend, const Text
 // first, on the bundled text, and the profile kept.
 Result<std::unique_ptr<Engine>> LoadEngine(const EngineConfig& config, const TextConfig& text);
 
-}  // namespace tangram
+}  // namespace tangram::apps

@@ -12,7 +12,7 @@
 
 #include "client/sse_reader.h"
 
-namespace tangram {
+namespace tangram::apps::client {
 namespace {
 
 namespace asio = boost::asio;
@@ -134,4 +134,4 @@ Result<HttpReply> HttpClient::Exchange(const std::string& path, const std::strin
   }
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "client/url.h"
 
-namespace tangram {
+namespace tangram::apps::client {
 
 struct HttpReply {
   int status = 0;
@@ -41,4 +41,4 @@ class HttpClient {
   std::unique_ptr<Connection> connection_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

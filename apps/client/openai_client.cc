@@ -5,7 +5,7 @@
 #include <chrono>
 #include <thread>
 
-namespace tangram {
+namespace tangram::apps::client {
 namespace {
 
 using nlohmann::json;
@@ -151,4 +151,4 @@ Status OpenAiClient::WaitUntilReady(double seconds) {
   }
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

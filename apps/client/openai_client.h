@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "client/http_client.h"
 
-namespace tangram {
+namespace tangram::apps::client {
 
 // A streamed answer, with the times of its chunks as vLLM's benchmarks define them: a chunk counts
 // if it has `choices`, be its text empty.
@@ -55,4 +55,4 @@ class OpenAiClient {
   HttpClient http_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-namespace tangram {
+namespace tangram::apps::client {
 
 // Cuts a text/event-stream into the payloads of its `data:` lines, however the bytes arrive.
 // Comments and other fields are left out.
@@ -28,4 +28,4 @@ class SseReader {
   std::string buffer_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

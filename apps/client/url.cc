@@ -4,7 +4,7 @@
 
 #include "base/numbers.h"
 
-namespace tangram {
+namespace tangram::apps::client {
 
 Result<Url> ParseUrl(std::string_view text) {
   const auto wrong = [text](std::string_view why) {
@@ -33,4 +33,4 @@ Result<Url> ParseUrl(std::string_view text) {
   return url;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

@@ -5,7 +5,7 @@
 
 #include "base/result.h"
 
-namespace tangram {
+namespace tangram::apps::client {
 
 // Where a server is: http://host:port/prefix. `prefix` has no slash at its end.
 struct Url {
@@ -16,4 +16,4 @@ struct Url {
 // "/v1" is dropped: clients of OpenAI servers are often configured with it, and paths have it.
 Result<Url> ParseUrl(std::string_view text);
 
-}  // namespace tangram
+}  // namespace tangram::apps::client

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 Result<ChatFormat> ReadChatFormat(const ChatTemplate* chat_template) {
   if (chat_template == nullptr) return ChatFormat{"", "\n", "\n\n"};
@@ -29,4 +29,4 @@ Result<ChatFormat> ReadChatFormat(const ChatTemplate* chat_template) {
   return ChatFormat{between[0], rendered.substr(at), between[2]};
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

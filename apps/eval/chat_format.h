@@ -5,7 +5,7 @@
 #include "base/result.h"
 #include "text/chat_template.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // What a chat template writes around the texts of a conversation in which user and assistant take
 // turns: `begin` text `to_assistant` text `to_user` text `to_assistant` ...
@@ -17,4 +17,4 @@ struct ChatFormat {
 // does not write turns that way.
 Result<ChatFormat> ReadChatFormat(const ChatTemplate* chat_template);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

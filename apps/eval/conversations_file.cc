@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 using nlohmann::json;
@@ -103,4 +103,4 @@ Result<std::vector<EvalSample>> ReadConversations(const std::string& path, const
   return samples;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

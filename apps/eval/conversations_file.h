@@ -6,7 +6,7 @@
 #include "eval/sample.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // The user's own conversations, one JSON object a line: {"messages": [{"role", "content"}, ...]}.
 // Each becomes a sample of the task "conversations" in which the assistant's turns are scored.
@@ -16,4 +16,4 @@ namespace tangram {
 Result<std::vector<EvalSample>> ReadConversations(const std::string& path, const TextModel& text,
                                                   int count, int max_tokens);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

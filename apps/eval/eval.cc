@@ -21,7 +21,7 @@
 #include "exit_codes.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 using Strings = std::vector<std::string>;
@@ -193,7 +193,7 @@ Result<std::vector<EvalRecord>> RunTests(EvalConfig& config) {
     return Invalid(fmt::format("--json: cannot write {}", config.json), "json");
   }
   const size_t runs = samples.size() * (config.run.settings.size() + 1);
-  Progress progress("Contexts", static_cast<int>(runs));
+  bench::Progress progress("Contexts", static_cast<int>(runs));
   TANGRAM_RETURN_IF_ERROR(
       RunEvaluation(config.run, samples, *text.tokenizer, [&](const EvalRecord& record) {
         if (!config.json.empty()) file << ToJson(record) << std::endl;
@@ -251,4 +251,4 @@ int RunEval(Args args) {
   return kExitOk;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -3,7 +3,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 using nlohmann::json;
@@ -51,4 +51,4 @@ Status ExportSamples(std::span<const EvalSample> samples, int length, bool later
   return {};
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -7,7 +7,7 @@
 #include "eval/sample.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // Writes the tests as one JSON object, for other programs to run on the very same tokens:
 // {"length", "later", "end_tokens", "vocabulary": [text of each id], "samples": [{"task",
@@ -17,4 +17,4 @@ namespace tangram {
 Status ExportSamples(std::span<const EvalSample> samples, int length, bool later,
                      const Tokenizer& tokenizer, const std::string& path);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -6,7 +6,7 @@
 
 #include "bench/statistics.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 Interval BootstrapMean(std::span<const double> values) {
   constexpr int kResamples = 4000;
@@ -21,7 +21,7 @@ Interval BootstrapMean(std::span<const double> values) {
     means.push_back(sum / count);
   }
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
-  return {mean, Percentile(means, 2.5), Percentile(means, 97.5), values.size()};
+  return {mean, bench::Percentile(means, 2.5), bench::Percentile(means, 97.5), values.size()};
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <span>
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // A mean and its 95% confidence interval; of one value there is none, and low and high are the
 // mean.
@@ -16,4 +16,4 @@ struct Interval {
 // values, with a fixed seed. A value is one context's; for paired differences, the difference.
 Interval BootstrapMean(std::span<const double> values);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cctype>
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 constexpr int kTurnTokens = 8;  // what a chat template may put around a turn
@@ -100,4 +100,4 @@ Result<std::span<const Passages::Piece>> Passages::Dialogue(double start, int to
   return Window(turns_, start, tokens, kTurnTokens, 2);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

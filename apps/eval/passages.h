@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // A document cut into sentences, and dialogues into turns, with the tokens that each takes.
 class Passages {
@@ -36,4 +36,4 @@ class Passages {
 // behind those of Mr. or Mrs.); the spaces between are dropped.
 std::vector<std::string> SplitSentences(std::string_view paragraph);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

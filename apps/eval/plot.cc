@@ -8,7 +8,7 @@
 
 #include "eval/report.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 constexpr double kWidth = 360, kHeight = 260, kLeft = 60, kTop = 40, kGap = 90;
@@ -138,4 +138,4 @@ std::string DrawPlot(std::span<const EvalRow> rows) {
   return svg + DrawLegend(numbers, legend) + "</svg>\n";
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

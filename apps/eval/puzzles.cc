@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 using Random = std::mt19937_64;
@@ -141,4 +141,4 @@ Random RandomOf(uint64_t seed, std::string_view task, int context) {
   return Random(hash ^ (static_cast<uint64_t>(context) * 0x9e3779b97f4a7c15ULL));
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

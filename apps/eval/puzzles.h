@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // A question about planted facts. `prefix` is put into the model's mouth; the answer should hold
 // all of `expected`.
@@ -37,4 +37,4 @@ Puzzle MakePuzzle(std::string_view task, std::mt19937_64& random);
 // The same stream of numbers on every machine, for one context of one task.
 std::mt19937_64 RandomOf(uint64_t seed, std::string_view task, int context);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

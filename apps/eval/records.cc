@@ -5,7 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 using nlohmann::json;
 
@@ -37,4 +37,4 @@ Result<std::vector<EvalRecord>> ReadRecords(const std::string& path) {
   return records;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -6,7 +6,7 @@
 
 #include "base/result.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // What was run. Ratio 1 stands for the full cache, whatever the scorer.
 struct EvalSetting {
@@ -39,4 +39,4 @@ std::string ToJson(const EvalRecord& record);
 // Reads lines of ToJson. kInvalidArgument, naming file and line, for others.
 Result<std::vector<EvalRecord>> ReadRecords(const std::string& path);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -6,7 +6,7 @@
 #include <map>
 #include <tuple>
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 double MeanOf(const std::vector<double>& values) {
@@ -147,4 +147,4 @@ std::string FormatTables(std::span<const EvalRow> rows) {
   return text;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

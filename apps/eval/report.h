@@ -7,7 +7,7 @@
 #include "eval/interval.h"
 #include "eval/records.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // All contexts of one task at one setting, paired with the full cache's.
 struct EvalRow {
@@ -32,4 +32,4 @@ std::string FormatTables(std::span<const EvalRow> rows);
 // and level, over all tasks in `rows`.
 std::string DrawPlot(std::span<const EvalRow> rows);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -12,7 +12,7 @@
 #include "compression/profile.h"
 #include "ops/cpu/thread_pool.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 void CountEqual(std::span<const TokenId> a, std::span<const TokenId> b, size_t& equal, size_t& of) {
@@ -197,4 +197,4 @@ Status RunEvaluation(const RunConfig& config, std::span<const EvalSample> sample
   return Run(config, samples, tokenizer, tell).Go();
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

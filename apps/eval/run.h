@@ -11,7 +11,7 @@
 #include "eval/sample.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 struct RunConfig {
   EngineConfig engine;  // model, profile, page and group size, and what all settings share
@@ -34,4 +34,4 @@ double ScoreAnswer(const std::string& answer, std::span<const std::string> expec
 // The share of equal tokens, place by place; what one has longer differs. 1 of none.
 double AgreementOf(const EvalOutcome& outcome, const EvalOutcome& full);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

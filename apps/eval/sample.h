@@ -5,7 +5,7 @@
 
 #include "calibration/evaluation.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // A test: what the model reads, and what its answers should hold.
 struct EvalSample {
@@ -15,4 +15,4 @@ struct EvalSample {
   std::vector<std::vector<std::string>> expected;  // of each kAsk, in order
 };
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -7,7 +7,7 @@
 
 #include "eval/puzzles.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 using Tokens = std::vector<TokenId>;
@@ -201,4 +201,4 @@ Result<std::vector<EvalSample>> MakeSamples(const TaskConfig& config, const Pass
   return samples;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -9,7 +9,7 @@
 #include "eval/sample.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 
 // The bundled tasks: `document` and those of MakePuzzle.
 const std::vector<std::string>& BundledTasks();
@@ -33,4 +33,4 @@ struct TaskConfig {
 Result<std::vector<EvalSample>> MakeSamples(const TaskConfig& config, const Passages& passages,
                                             const ChatFormat& format, const Tokenizer& tokenizer);
 
-}  // namespace tangram
+}  // namespace tangram::apps::eval

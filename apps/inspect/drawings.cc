@@ -7,7 +7,7 @@
 #include "inspect/heat_map.h"
 #include "inspect/report.h"
 
-namespace tangram {
+namespace tangram::apps::inspect {
 namespace {
 
 std::vector<std::string> Counted(int count) {
@@ -117,4 +117,4 @@ Status WriteDrawings(const Inspection& in, const std::string& folder) {
   return {};
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

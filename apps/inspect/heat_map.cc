@@ -7,7 +7,7 @@
 #include <cmath>
 #include <iterator>
 
-namespace tangram {
+namespace tangram::apps::inspect {
 namespace {
 
 constexpr int kCellHeight = 20, kLeft = 90, kTop = 64, kScaleWidth = 220;
@@ -123,4 +123,4 @@ std::string RenderSvg(const HeatMap& map) {
   return drawing.Finish(width, static_cast<int>(below) + 76);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

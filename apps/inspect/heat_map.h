@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-namespace tangram {
+namespace tangram::apps::inspect {
 
 // Values over two axes, drawn as an SVG: a grid of coloured cells with a scale from `least` to
 // `most`. The value of a cell is its tooltip, and `texts`, if there are any, stand in the cells.
@@ -19,4 +19,4 @@ struct HeatMap {
 
 std::string RenderSvg(const HeatMap& map);
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

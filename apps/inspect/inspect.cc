@@ -17,7 +17,7 @@
 #include "model/gguf.h"
 #include "paging/budget.h"
 
-namespace tangram {
+namespace tangram::apps::inspect {
 namespace {
 
 struct InspectConfig {
@@ -169,4 +169,4 @@ int RunInspect(Args args) {
   return status ? kExitOk : Fail(status.error());
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

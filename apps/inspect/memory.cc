@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace tangram {
+namespace tangram::apps::inspect {
 
 SequenceMemory MemoryAt(const RetentionTable& table, int tokens, int page_size) {
   SequenceMemory memory;
@@ -28,4 +28,4 @@ SequenceMemory MemoryAt(const RetentionTable& table, int tokens, int page_size) 
   return memory;
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

@@ -4,7 +4,7 @@
 
 #include "paging/retention_table.h"
 
-namespace tangram {
+namespace tangram::apps::inspect {
 
 // What one sequence holds. All in tokens of a whole sequence (resident tokens: means over rows).
 struct SequenceMemory {
@@ -20,4 +20,4 @@ struct SequenceMemory {
 // At the end of a context of `tokens` (>= 1) under `table`, in pages of page_size tokens.
 SequenceMemory MemoryAt(const RetentionTable& table, int tokens, int page_size);
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

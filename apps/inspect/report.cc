@@ -10,7 +10,7 @@
 #include "inspect/memory.h"
 #include "paging/budget.h"
 
-namespace tangram {
+namespace tangram::apps::inspect {
 namespace {
 
 constexpr double kMiB = 1024.0 * 1024;
@@ -155,4 +155,4 @@ std::string TextReport(const Inspection& in) {
   return Settings(in) + Retention(in) + Groups(in) + Memory(in) + Concurrency(in);
 }
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

@@ -10,7 +10,7 @@
 #include "paging/head_group_map.h"
 #include "paging/retention_table.h"
 
-namespace tangram {
+namespace tangram::apps::inspect {
 
 // What is looked at: a profile, and what options make of it.
 struct Inspection {
@@ -46,4 +46,4 @@ std::string TextReport(const Inspection& inspection);
 // kInvalidArgument if it cannot be written.
 Status WriteDrawings(const Inspection& inspection, const std::string& folder);
 
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

@@ -14,12 +14,12 @@ namespace tangram::ops {
 // Philox-4x32-10 (Salmon et al., SC'11) at counter (token / 4, draw), key seed: a row's token
 // depends on nothing but its logits and what stands here.
 struct SamplingRow {
-  int32_t logit_row = 0;  // of the step's logits
-  int32_t slot = 0;       // where later steps find the token (StepInput::kLastDrawn)
-  float temperature = 0;  // 0: the likeliest token, the lowest id on ties
-  float top_p = 1;        // 1: off
-  float min_p = 0;        // 0: off
-  int32_t top_k = 0;      // 0: off
+  int32_t logit_row = 0;         // of the step's logits
+  int32_t slot = 0;              // where later steps find the token (StepInput::kLastDrawn)
+  float temperature = 0;         // 0: the likeliest token, the lowest id on ties
+  float top_p = 1;               // 1: off
+  float min_p = 0;               // 0: off
+  int32_t top_k = 0;             // 0: off
   float repetition_penalty = 1;  // of seen tokens: logit / p if positive, logit * p if not; 1: off
   float presence_penalty = 0;    // subtracted once from a token of the output
   float frequency_penalty = 0;   // subtracted for each time it stands there
@@ -73,8 +73,8 @@ struct TokenLogprob {
 
 // What was drawn, row by row.
 struct SamplingOutput {
-  std::vector<int32_t> tokens;        // -1: nothing can be drawn, no finite score is left
-  std::vector<TokenLogprob> logprobs;  // of the tokens, where wanted
+  std::vector<int32_t> tokens;                 // -1: nothing can be drawn, no finite score is left
+  std::vector<TokenLogprob> logprobs;          // of the tokens, where wanted
   std::vector<std::vector<TokenLogprob>> top;  // num_logprobs of each row, best first
 };
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 // Depends on the length of `given` alone, which its sender knows.
@@ -61,4 +61,4 @@ std::string ForLog(std::string_view text, size_t max_length) {
   return out;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

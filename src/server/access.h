@@ -6,7 +6,7 @@
 
 #include "server/http_server.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // Whether the request carries one of the keys as `Authorization: Bearer KEY`. Takes the same time
 // wherever a wrong key differs. No keys: everybody may.
@@ -18,4 +18,4 @@ HttpHeaders CorsHeaders(const HttpRequest& request, const std::vector<std::strin
 // Shortened and without control characters, for a line of the log.
 std::string ForLog(std::string_view text, size_t max_length);
 
-}  // namespace tangram
+}  // namespace tangram::server

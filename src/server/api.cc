@@ -9,7 +9,7 @@
 #include "server/error_response.h"
 #include "server/json_replies.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 bool IsJson(std::string_view content_type) {
@@ -211,4 +211,4 @@ void Api::RenderMetrics(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
       {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = std::move(text)});
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -15,7 +15,7 @@
 #include "server/server.h"
 #include "server/text_pool.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // The endpoints: who may ask, what is asked, and what becomes of it. Lives on the HTTP server's
 // thread; only the texts are worked on elsewhere.
@@ -113,4 +113,4 @@ class Api {
   TextPool text_pool_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

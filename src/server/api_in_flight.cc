@@ -11,7 +11,7 @@
 #include "server/error_response.h"
 #include "server/json_replies.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 constexpr size_t kMaxUnknownFields = 256;  // that are remembered as logged
@@ -200,4 +200,4 @@ void Api::LogRequest(const Prepared& prepared, const std::string& id) {
 
 std::string Api::RandomId() { return fmt::format("{:016x}{:016x}", random_(), random_()); }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 tl::unexpected<Error> Bad(size_t index, std::string_view what) {
@@ -80,4 +80,4 @@ Status ReadChatMessages(const Json& messages, OpenAiRequest* request) {
   return {};
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -3,7 +3,7 @@
 #include "server/json_fields.h"
 #include "server/openai_request.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // Checks a conversation and puts it into `request` (messages, last_role, last_content, later_turn).
 // Content given in parts becomes one string, the parts' texts joined by newlines, which is what
@@ -11,4 +11,4 @@ namespace tangram {
 // template as they are.
 Status ReadChatMessages(const Json& messages, OpenAiRequest* request);
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -5,7 +5,7 @@
 
 #include "server/metric_family.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 using prometheus::MetricFamily;
@@ -83,4 +83,4 @@ std::vector<MetricFamily> CompressionMetrics(const EngineStats& stats, const Eng
   return families;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

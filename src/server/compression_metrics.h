@@ -7,11 +7,11 @@
 
 #include "engine/engine.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // What the KV cache holds and keeps, and what compression does to it.
 std::vector<prometheus::MetricFamily> CompressionMetrics(const EngineStats& stats,
                                                          const EngineInfo& info,
                                                          const std::string& model_name);
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -10,7 +10,7 @@
 
 #include "server/metric_family.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 using prometheus::ClientMetric;
@@ -172,4 +172,4 @@ std::vector<MetricFamily> ProcessMetrics() {
   return std::move(list.families);
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

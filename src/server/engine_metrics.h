@@ -7,7 +7,7 @@
 
 #include "engine/engine.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // Gauges and counters that are read off the engine when somebody asks.
 std::vector<prometheus::MetricFamily> EngineMetrics(const EngineStats& stats,
@@ -17,4 +17,4 @@ std::vector<prometheus::MetricFamily> EngineMetrics(const EngineStats& stats,
 // process_cpu_seconds_total, process_resident_memory_bytes and the like, from /proc.
 std::vector<prometheus::MetricFamily> ProcessMetrics();
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -2,7 +2,7 @@
 
 #include "server/json_fields.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 std::string_view TypeOf(int status) {
@@ -62,4 +62,4 @@ HttpResponse ErrorResponse(const Error& error) {
   return ErrorResponse(HttpStatusOf(error.kind), error.message, error.param);
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -6,7 +6,7 @@
 #include "base/result.h"
 #include "server/http_server.h"
 
-namespace tangram {
+namespace tangram::server {
 
 int HttpStatusOf(ErrorKind kind);
 
@@ -17,4 +17,4 @@ std::string ErrorBody(int status, std::string_view message, std::string_view par
 HttpResponse ErrorResponse(int status, std::string_view message, std::string_view param = {});
 HttpResponse ErrorResponse(const Error& error);
 
-}  // namespace tangram
+}  // namespace tangram::server

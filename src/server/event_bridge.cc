@@ -1,6 +1,6 @@
 #include "server/event_bridge.h"
 
-namespace tangram {
+namespace tangram::server {
 
 EventBridge::EventBridge(std::function<void(std::function<void()>)> post,
                          std::function<void(const Item&)> handle)
@@ -31,4 +31,4 @@ void EventBridge::Drain() {
   draining_.clear();
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -7,7 +7,7 @@
 
 #include "engine/token_event.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // Carries tokens from the engine's thread to the server's. The first token after a pause wakes the
 // server; those that come before it gets to them share that wake-up, so that a step of many
@@ -41,4 +41,4 @@ class EventBridge {
   std::vector<Item> draining_;  // of the server's thread; kept for its memory
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -5,7 +5,7 @@
 
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 std::string_view NameOf(FinishReason reason) {
@@ -219,4 +219,4 @@ Usage Generation::TotalUsage() const {
   return total;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

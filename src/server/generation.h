@@ -14,7 +14,7 @@
 #include "server/server.h"
 #include "text/stream_decoder.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // One HTTP request for text while it is with the engine: a choice for each prompt, each an engine
 // request of its own. Turns their tokens into one stream of deltas. Used on the server's thread.
@@ -80,4 +80,4 @@ class Generation {
   bool done_ = false;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "server/http_wire.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using boost::system::error_code;
@@ -361,4 +361,4 @@ void HttpConnection::CloseIfOverdue(Clock::time_point now) {
   if (now > deadline_) Close();
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -13,7 +13,7 @@
 
 #include "server/http_server.h"
 
-namespace tangram {
+namespace tangram::server {
 
 class HttpConnection;
 
@@ -93,4 +93,4 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   uint64_t num_exchanges_ = 0;  // a reply handle of an earlier exchange does nothing
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

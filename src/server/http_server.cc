@@ -14,7 +14,7 @@
 #include "server/http_connection.h"
 #include "server/http_wire.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 using boost::system::error_code;
@@ -247,4 +247,4 @@ void HttpServer::StopAccepting() { impl_->StopAccepting(); }
 void HttpServer::Flush(std::chrono::milliseconds timeout) { impl_->Flush(timeout); }
 void HttpServer::Stop() { impl_->Stop(); }
 
-}  // namespace tangram
+}  // namespace tangram::server

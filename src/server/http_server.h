@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "server/server_config.h"
 
-namespace tangram {
+namespace tangram::server {
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
@@ -98,4 +98,4 @@ class HttpServer {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

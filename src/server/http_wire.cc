@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 void AppendHeader(std::string_view name, std::string_view value, std::string* out) {
@@ -76,4 +76,4 @@ void AppendChunk(std::string_view bytes, std::string* out) {
   out->append(bytes).append("\r\n");
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -5,7 +5,7 @@
 
 #include "server/http_server.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // "Not Found" for 404.
 std::string_view HttpReason(int status);
@@ -28,4 +28,4 @@ std::string SerializeHead(const ResponseHead& head, const HttpHeaders& extra);
 void AppendChunk(std::string_view bytes, std::string* out);
 inline constexpr std::string_view kLastChunk = "0\r\n\r\n";
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -6,7 +6,7 @@
 #include <array>
 #include <cmath>
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 constexpr int kMaxDepth = 64;
@@ -238,4 +238,4 @@ std::vector<std::string> JsonFields::Unknown() const {
   return unknown;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

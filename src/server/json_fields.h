@@ -11,7 +11,7 @@
 
 #include "base/result.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // Keeps the order of keys: templates print messages as they were sent.
 using Json = nlohmann::ordered_json;
@@ -67,4 +67,4 @@ class JsonFields {
 // "an integer", as people say it.
 std::string_view JsonTypeName(const Json& value);
 
-}  // namespace tangram
+}  // namespace tangram::server

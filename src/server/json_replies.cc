@@ -7,7 +7,7 @@
 #include "server/json_fields.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 // When this process came up: what `created` of a model means to clients that ask.
@@ -71,4 +71,4 @@ std::string PercentDecode(const std::string& text) {
   return out;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

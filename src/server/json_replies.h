@@ -6,7 +6,7 @@
 #include "sched/request.h"
 #include "server/server.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // The bodies of the small endpoints.
 std::string VersionJson();
@@ -19,4 +19,4 @@ std::string DetokenizeJson(const std::vector<TokenId>& ids, const ServedModel& m
 // "%2F" to "/"; what is no escape stays.
 std::string PercentDecode(const std::string& text);
 
-}  // namespace tangram
+}  // namespace tangram::server

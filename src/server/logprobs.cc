@@ -6,7 +6,7 @@
 
 #include "text/utf8.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 // JSON has no infinities; a token that was masked out gets this, as in vLLM.
@@ -72,4 +72,4 @@ Json CompletionLogprobs(const std::vector<TokenEvent>& events, const LogprobForm
           {"top_logprobs", std::move(tops)}};
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

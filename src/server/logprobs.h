@@ -6,7 +6,7 @@
 #include "server/json_fields.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::server {
 
 struct LogprobFormat {
   const Tokenizer& tokenizer;
@@ -24,4 +24,4 @@ Json CompletionLogprobs(const std::vector<TokenEvent>& events, const LogprobForm
 // Characters (code points) of UTF-8 text.
 int CountCharacters(std::string_view text);
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -9,7 +9,7 @@
 
 #include "engine/engine.h"
 
-namespace tangram {
+namespace tangram::server {
 
 using Labels = std::vector<prometheus::ClientMetric::Label>;
 
@@ -51,4 +51,4 @@ class Family {
   prometheus::MetricFamily family_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

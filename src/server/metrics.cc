@@ -8,7 +8,7 @@
 #include "server/compression_metrics.h"
 #include "server/engine_metrics.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 using prometheus::Histogram;
@@ -203,4 +203,4 @@ std::string Metrics::Render(const EngineStats* stats) const {
   return prometheus::TextSerializer().Serialize(families);
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -16,7 +16,7 @@ template <class T>
 class Family;
 }  // namespace prometheus
 
-namespace tangram {
+namespace tangram::server {
 
 // What is known of one engine request when it ends. Times in seconds.
 struct RequestRecord {
@@ -73,4 +73,4 @@ class Metrics {
   std::unique_ptr<Histograms> histograms_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

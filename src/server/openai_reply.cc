@@ -8,7 +8,7 @@
 #include "server/logprobs.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 Json UsageJson(const Usage& usage) {
@@ -219,4 +219,4 @@ void OpenAiReply::Fail(const Error& error) {
   writer_->End();
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

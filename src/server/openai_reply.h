@@ -11,8 +11,10 @@
 #include "server/openai_request.h"
 
 namespace tangram {
-
 class Tokenizer;
+}  // namespace tangram
+
+namespace tangram::server {
 
 // What one token, or an answer's end, adds to a choice.
 struct Delta {
@@ -55,4 +57,4 @@ class OpenAiReply {
   std::unique_ptr<Writer> writer_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

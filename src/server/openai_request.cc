@@ -9,7 +9,7 @@
 #include "server/chat_messages.h"
 #include "server/json_fields.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
@@ -352,4 +352,4 @@ Result<DetokenizeRequest> ParseDetokenizeRequest(std::string_view body,
   return request;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

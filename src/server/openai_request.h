@@ -10,7 +10,7 @@
 #include "sched/request.h"
 #include "server/server_config.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // What the bodies of /v1/chat/completions, /v1/completions and /tokenize can say, checked and in
 // Tangram's terms.
@@ -82,4 +82,4 @@ struct DetokenizeRequest {
 };
 Result<DetokenizeRequest> ParseDetokenizeRequest(std::string_view body, const OpenAiLimits& limits);
 
-}  // namespace tangram
+}  // namespace tangram::server

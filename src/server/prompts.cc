@@ -8,7 +8,7 @@
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 // No token of a served vocabulary stands for more text than this; a prompt that is longer than so
@@ -195,4 +195,4 @@ Result<std::vector<PreparedPrompt>> PreparePrompts(const OpenAiRequest& request,
   return prompts;
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

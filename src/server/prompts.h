@@ -7,7 +7,7 @@
 #include "server/openai_request.h"
 #include "server/server.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // One prompt, ready for the engine.
 struct PreparedPrompt {
@@ -28,4 +28,4 @@ Status TokenizeBadWords(const ServedModel& model, OpenAiRequest* request);
 Result<std::vector<PreparedPrompt>> PreparePrompts(const OpenAiRequest& request,
                                                    const ServedModel& model);
 
-}  // namespace tangram
+}  // namespace tangram::server

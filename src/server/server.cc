@@ -13,7 +13,7 @@
 #include "server/http_server.h"
 #include "server/stats_logger.h"
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 constexpr auto kHealthPeriod = std::chrono::milliseconds(500);  // of looking at the engine
@@ -165,4 +165,4 @@ void Server::SetReady(ServedModel model) { impl_->SetReady(std::move(model)); }
 Status Server::Run() { return impl_->Run(); }
 void Server::Shutdown() { impl_->Shutdown(); }
 
-}  // namespace tangram
+}  // namespace tangram::server

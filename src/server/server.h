@@ -8,10 +8,12 @@
 #include "server/server_config.h"
 
 namespace tangram {
-
 class ChatTemplate;
 class Engine;
 class Tokenizer;
+}  // namespace tangram
+
+namespace tangram::server {
 
 // What is served, once it is loaded.
 struct ServedModel {
@@ -48,4 +50,4 @@ class Server {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace tangram {
+namespace tangram::server {
 
 // Every field is one option of the command line (apps/serve_options).
 struct ServerConfig {
@@ -43,4 +43,4 @@ struct ServerConfig {
   bool handle_signals = true;  // SIGINT and SIGTERM drain, a second one ends at once
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

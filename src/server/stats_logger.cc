@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace tangram {
+namespace tangram::server {
 
 std::string StatsLogger::Line(const EngineStats& stats, uint64_t rejected, Clock::time_point now,
                               bool* idle) {
@@ -25,4 +25,4 @@ std::string StatsLogger::Line(const EngineStats& stats, uint64_t rejected, Clock
       stats.logical_tokens, rejected);
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 
-namespace tangram {
+namespace tangram::server {
 
 // The periodic line on throughput and load, in the words that operators of vLLM look for.
 class StatsLogger {
@@ -22,4 +22,4 @@ class StatsLogger {
   Clock::time_point last_time_ = Clock::now();
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace tangram {
+namespace tangram::server {
 
 TextPool::TextPool(int num_threads) {
   for (int i = 0; i < std::max(num_threads, 1); ++i) {
@@ -48,4 +48,4 @@ void TextPool::Work() {
   }
 }
 
-}  // namespace tangram
+}  // namespace tangram::server

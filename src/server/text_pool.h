@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-namespace tangram {
+namespace tangram::server {
 
 // Threads for the work on texts that would hold up the server's thread: parsing, templates,
 // tokenizing. First come, first served.
@@ -30,4 +30,4 @@ class TextPool {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::server

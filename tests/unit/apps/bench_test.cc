@@ -9,7 +9,7 @@
 #include "bench/statistics.h"
 #include "text_model.h"
 
-namespace tangram {
+namespace tangram::apps::bench {
 namespace {
 
 using nlohmann::json;
@@ -34,7 +34,7 @@ TEST(Statistics, AreNumpys) {
 
 // Two answers: 4 tokens in chunks at 0.1, 0.2, 0.3, 0.4 s, and a single token at 0.5 s.
 std::vector<RequestRecord> TwoGoodOneBad() {
-  StreamedAnswer four;
+  client::StreamedAnswer four;
   four.first_chunk_seconds = 0.1;
   four.last_chunk_seconds = 0.4;
   four.chunk_gaps = {0.1, 0.1, 0.1};
@@ -42,7 +42,7 @@ std::vector<RequestRecord> TwoGoodOneBad() {
   four.num_chunks = four.output_tokens = 4;
   four.prompt_tokens = 6;
   four.cached_tokens = 2;
-  StreamedAnswer one;
+  client::StreamedAnswer one;
   one.first_chunk_seconds = one.last_chunk_seconds = 0.5;
   one.chunk_times = {12.5};
   one.num_chunks = one.output_tokens = 1;
@@ -202,4 +202,4 @@ TEST(Conversations, GeneratedAndFromAList) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::apps::bench

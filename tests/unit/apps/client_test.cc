@@ -6,8 +6,10 @@
 #include "client/sse_reader.h"
 #include "unit/apps/fake_server.h"
 
-namespace tangram {
+namespace tangram::apps::client {
 namespace {
+
+using tangram::testing::FakeServer;
 
 std::string Body(const std::string& json) {
   return "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " +
@@ -164,4 +166,4 @@ TEST(HttpClient, NoServerIsAnError) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::apps::client

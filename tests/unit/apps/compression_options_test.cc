@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tangram {
+namespace tangram::apps {
 namespace {
 
 struct Parsed {
@@ -147,4 +147,4 @@ TEST(CompressionOptions, FlagsOfAnotherScorerAreNamed) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::apps

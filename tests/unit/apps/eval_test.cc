@@ -15,7 +15,7 @@
 #include "eval/tasks.h"
 #include "support/byte_tokenizer.h"
 
-namespace tangram {
+namespace tangram::apps::eval {
 namespace {
 
 using testing::ByteChatTemplate;
@@ -315,4 +315,4 @@ TEST_F(EvalFile, BadConversationsAreNamedByLine) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::apps::eval

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace tangram {
+namespace tangram::testing {
 
 // A server that answers each connection with scripted bytes: one reply a request (found by the
 // blank line and Content-Length), sent piece by piece; then it closes the connection.
@@ -87,4 +87,4 @@ class FakeServer {
   std::thread thread_;
 };
 
-}  // namespace tangram
+}  // namespace tangram::testing

@@ -5,7 +5,7 @@
 #include "inspect/report.h"
 #include "paging/budget.h"
 
-namespace tangram {
+namespace tangram::apps::inspect {
 namespace {
 
 TEST(InspectMemory, FollowsTheTable) {
@@ -89,4 +89,4 @@ TEST(InspectReport, ShowsEveryLayerGroupAndContext) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::apps::inspect

@@ -4,7 +4,7 @@
 
 #include <map>
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 struct Samples {
@@ -92,4 +92,4 @@ TEST(CompressionMetrics, WithoutCompressionThereAreNoRuns) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::server

@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace tangram {
+namespace tangram::server {
 namespace {
 
 struct BadCase {
@@ -269,4 +269,4 @@ TEST_F(ParseTest, WholeVocabularyOnlyIfTheServerAllowsIt) {
 }
 
 }  // namespace
-}  // namespace tangram
+}  // namespace tangram::server

@@ -30,16 +30,16 @@ inline Json ChatBody(const std::string& content) {
 // A server on a free port, over a FakeEngine and the byte tokenizer.
 class ServerTest : public ::testing::Test {
  protected:
-  void StartListening(ServerConfig config = {}) {
+  void StartListening(server::ServerConfig config = {}) {
     config.host = "127.0.0.1";
     config.port = 0;
     config.handle_signals = false;
     config.access_log = false;
-    server_ = std::make_unique<Server>(config);
+    server_ = std::make_unique<server::Server>(config);
     ASSERT_TRUE(server_->Listen().has_value());
   }
 
-  void Start(ServerConfig config = {}, FakeEngine::Options options = {}) {
+  void Start(server::ServerConfig config = {}, FakeEngine::Options options = {}) {
     StartListening(std::move(config));
     SetReady(std::move(options));
   }
@@ -95,7 +95,7 @@ class ServerTest : public ::testing::Test {
   }
 
   std::shared_ptr<FakeEngine> engine_;
-  std::unique_ptr<Server> server_;  // ends before the engine does
+  std::unique_ptr<server::Server> server_;  // ends before the engine does
 };
 
 }  // namespace tangram::testing

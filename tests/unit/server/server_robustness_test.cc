@@ -20,7 +20,7 @@ constexpr int kEndless = 1'000'000'000;
 
 class RobustnessTest : public ServerTest {
  protected:
-  void Start(ServerConfig config = {}, FakeEngine::Options options = {}) {
+  void Start(server::ServerConfig config = {}, FakeEngine::Options options = {}) {
     options.max_model_len = 2 * kEndless;
     ServerTest::Start(std::move(config), std::move(options));
   }

@@ -54,7 +54,7 @@ const Vocabulary& Load(const std::string& name) {
       GgufFile::Open(name == "smollm" ? kSmolLm : kModels + "ggml-vocab-" + name + ".gguf");
   EXPECT_TRUE(file) << file.error().message << "; scripts/setup fetches it";
   if (!file) return vocabulary;
-  vocabulary.metadata = ReadGgufTokenizer(*file);
+  vocabulary.metadata = apps::ReadGgufTokenizer(*file);
   auto tokenizer = Tokenizer::FromGguf(vocabulary.metadata);
   EXPECT_TRUE(tokenizer) << tokenizer.error().message;
   if (tokenizer) vocabulary.tokenizer = *tokenizer;
