@@ -4,6 +4,7 @@
 #include <iterator>
 #include <set>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,7 +28,8 @@ class PrefixCache {
  public:
   // Whose state. `table` is meant by its index: states at boundary 0 serve all tables.
   struct Kind {
-    uint64_t salt = 0;  // keeps those apart who must not share
+    // Keeps those apart who must not share: the text itself, since two of one hash would share.
+    std::string_view salt;
     int table = 0;
     const RetentionTable* retention = nullptr;
   };
@@ -75,7 +77,9 @@ class PrefixCache {
   // left as a common beginning.
   void Retire(const Kind& kind, std::span<const int32_t> tokens, int boundary);
   // Remembers the tokens, without pages.
-  void Remember(uint64_t salt, std::span<const int32_t> tokens) { history_.Add(salt, tokens); }
+  void Remember(std::string_view salt, std::span<const int32_t> tokens) {
+    history_.Add(salt, tokens);
+  }
   // Drops the blocks used least recently, from the ends of states, until the pool has so many free
   // pages. It can.
   void Evict(int64_t num_free);

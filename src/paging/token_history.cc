@@ -4,7 +4,7 @@
 
 namespace tangram {
 
-HistoryChunk* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens) {
+HistoryChunk* TokenHistory::Find(std::string_view salt, std::span<const int32_t> tokens) {
   const auto root = roots_.find(salt);
   if (root == roots_.end()) return nullptr;
   HistoryChunk* chunk = root->second.get();
@@ -17,11 +17,11 @@ HistoryChunk* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens)
   return chunk;
 }
 
-HistoryChunk* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) {
+HistoryChunk* TokenHistory::Add(std::string_view salt, std::span<const int32_t> tokens) {
   while (num_chunks_ > max_chunks_ && !idle_.empty()) Forget(*idle_.begin());
   HistoryChunk* chunk = Find(salt, tokens);
   if (chunk == nullptr) {
-    chunk = (roots_[salt] = std::make_unique<HistoryChunk>()).get();
+    chunk = (roots_[std::string(salt)] = std::make_unique<HistoryChunk>()).get();
     chunk->salt = salt;
     ++num_chunks_;
     Touch(chunk);
@@ -73,7 +73,7 @@ void TokenHistory::Forget(HistoryChunk* chunk) {
   --num_chunks_;
   HistoryChunk* parent = chunk->parent;
   if (parent == nullptr) {
-    roots_.erase(chunk->salt);
+    roots_.erase(roots_.find(chunk->salt));
     return;
   }
   parent->children.erase(parent->children.find(std::span<const int32_t>(chunk->tokens)));

@@ -24,17 +24,17 @@ class PrefixCacheTest : public testing::Test {
     held_.clear();
   }
   // A finished sequence's state.
-  void Leave(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+  void Leave(const std::vector<int32_t>& tokens, std::string_view salt = {}) {
     Fill(int(tokens.size()));
     cache_.Insert(Kind(salt), tokens, {&table_, 0, 0}, PrefixCache::Extent::kAll);
     Release();
     Check();
   }
-  PrefixCache::Kind Kind(uint64_t salt) const { return {salt, 0, &full_}; }
-  PrefixCache::Match Find(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+  PrefixCache::Kind Kind(std::string_view salt) const { return {salt, 0, &full_}; }
+  PrefixCache::Match Find(const std::vector<int32_t>& tokens, std::string_view salt = {}) {
     return cache_.Find(Kind(salt), tokens, kChunk);
   }
-  int Found(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+  int Found(const std::vector<int32_t>& tokens, std::string_view salt = {}) {
     return Find(tokens, salt).num_tokens;
   }
   void Check() {
@@ -64,9 +64,9 @@ TEST_F(PrefixCacheTest, FindsTheLongestCommonPrefixAtAnyToken) {
 }
 
 TEST_F(PrefixCacheTest, KeepsSaltsApart) {
-  Leave({1, 2, 3, 4}, 7);
+  Leave({1, 2, 3, 4}, "salt");
   EXPECT_EQ(Found({1, 2, 3, 4}), 0);
-  EXPECT_EQ(Found({1, 2, 3, 4}, 7), 4);
+  EXPECT_EQ(Found({1, 2, 3, 4}, "salt"), 4);
 }
 
 TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
@@ -105,13 +105,24 @@ TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
   Check();
 }
 
+TEST_F(PrefixCacheTest, SaltsOfOneHashDoNotShare) {
+  // What anybody can make who knows a hash of 64 bits: libstdc++'s std::hash is the same for both.
+  const std::string_view one = "sq84mvsd6KyhtVwv";
+  const std::string_view two = "sq\xf5M\b\\\x1b\xf3\x36K6\x82\x0f<\x1f\x05";
+  EXPECT_EQ(std::hash<std::string_view>{}(one), std::hash<std::string_view>{}(two));
+  Leave({1, 2, 3, 4, 5}, one);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5}, one), 5);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5}, two), 0);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5}), 0);
+}
+
 TEST_F(PrefixCacheTest, CountsEndsThatAreKeptAndThoseThatWent) {
   EXPECT_EQ(cache_.num_ends(), 0);
   Leave({1, 2, 3, 4, 5, 6, 7, 8});
   Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});  // goes on, and has no end of its own
   EXPECT_EQ(cache_.num_ends(), 1);
   Leave({1, 2, 3, 4, 6, 6});
-  Leave({9, 9, 9, 9}, /*salt=*/1);
+  Leave({9, 9, 9, 9}, /*salt=*/"other");
   EXPECT_EQ(cache_.num_ends(), 3);
   EXPECT_EQ(Found({1, 2, 3, 4, 6, 6}), 6);  // the longest is the oldest now
   const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
@@ -146,7 +157,7 @@ TEST_F(PrefixCacheTest, WhatIsBehindACommonBeginningStaysAsOldAsItWas) {
 
 TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   Fill(6);
-  cache_.Insert(Kind(0), std::vector<int32_t>{1, 2, 3, 4, 5, 6}, {&table_, 0, 0},
+  cache_.Insert(Kind(""), std::vector<int32_t>{1, 2, 3, 4, 5, 6}, {&table_, 0, 0},
                 PrefixCache::Extent::kWholePages);
   Check();
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 4);
@@ -160,8 +171,8 @@ TEST_F(PrefixCacheTest, WhatSomebodyWaitsForIsEvictedLastTheEndOfTheQueueFirst) 
   Leave(a);
   Leave(b);
   Leave(c);
-  cache_.Await(Kind(0), a, kChunk, /*rank=*/1);
-  cache_.Await(Kind(0), b, kChunk, /*rank=*/2);
+  cache_.Await(Kind(""), a, kChunk, /*rank=*/1);
+  cache_.Await(Kind(""), b, kChunk, /*rank=*/2);
   const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kRows); };
   evict_one();
   EXPECT_EQ(Found(c), 0);  // though used last
@@ -181,7 +192,7 @@ TEST_F(PrefixCacheTest, WhatSequencesHoldIsPassedOverHoweverOld) {
   const auto pages = Find({1, 2, 3, 4}).shared[0];
   held_.assign(pages.begin(), pages.end());
   pool_.Hold(held_);
-  cache_.Await(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
+  cache_.Await(Kind(""), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
   cache_.Evict(pool_.num_free() + kRows);
   EXPECT_EQ(Found({1, 2, 3, 4}), 4);
   EXPECT_EQ(Found({5, 6, 7, 8}), 0);
@@ -192,12 +203,12 @@ TEST_F(PrefixCacheTest, ARetiredStateGoesFirstUnlessOthersGoOnFromIt) {
   Leave({1, 1, 1, 1});
   Leave({2, 2, 2, 2, 3, 3});
   Leave({2, 2, 2, 2, 4, 4});
-  cache_.Retire(Kind(0), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
+  cache_.Retire(Kind(""), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
   Check();
   cache_.Evict(pool_.num_free() + kRows);
   EXPECT_EQ(Found({2, 2, 2, 2, 3, 3}), 4);  // the part that is the other's too stays
   EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);
-  cache_.Retire(Kind(0), std::vector<int32_t>{2, 2, 2, 2}, 0);
+  cache_.Retire(Kind(""), std::vector<int32_t>{2, 2, 2, 2}, 0);
   cache_.Evict(pool_.num_free() + kRows);
   EXPECT_EQ(Found({1, 1, 1, 1}), 0);
   EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);

@@ -160,7 +160,7 @@ void Trace::Ask() {
   if (Chance(30)) request.stop.stop_token_ids = {Uniform(0, vocab_size_ - 1)};
   request.prompt = RandomPrompt(Uniform(1, config_.max_model_len - request.stop.max_tokens));
   request.priority = std::vector{INT_MIN, 0, 1, INT_MAX}[Uniform(0, 3)];
-  request.cache_salt = Chance(80) ? 0 : 1;
+  request.cache_salt = Chance(80) ? "" : "other";
   request.compression_ratio = float(percents_[Uniform(Chance(25) ? 0 : int(percents_.size()) / 2,
                                                       int(percents_.size()) - 1)]) /
                               100;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "paging/page_table.h"
@@ -26,7 +27,7 @@ struct CompressionRule {
 // The rows of one sequence, without pages: what a dense run of it alone holds. The oracle.
 class DenseRun {
  public:
-  DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt);
+  DenseRun(const RetentionTable& table, CompressionRule rule, std::string_view salt);
 
   int num_computed() const { return num_computed_; }
   std::span<const SymbolicKv> row(int row) const { return rows_[row]; }
@@ -57,7 +58,7 @@ class SymbolicModel {
   // copies.
   void Begin(const SchedulerOutput& output, const PageTable& pages);
   // Processes one sequence's tokens and returns the one that follows.
-  TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
+  TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, std::string_view salt,
               std::span<const TokenId> tokens);
   // What is wrong with the rows of a slot, if they are not those of a dense run; else empty.
   std::string Difference(int slot, const DenseRun& dense) const;
