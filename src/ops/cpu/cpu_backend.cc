@@ -1,6 +1,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/log.h"
 #include "ops/backend.h"
 #include "ops/cpu/attention.h"
