@@ -15,6 +15,11 @@ void DeclareApi(Options& options, server::ServerConfig& server, ServeConfig& ser
   options.Add("api-key", &server.api_keys, "keys, one of which a request must bring")
       .Secret()
       .Variable("VLLM_API_KEY");
+  options
+      .Add("admin-api-key", &server.admin_api_key,
+           "key of operators, for POST /reset_prefix_cache; empty: refused")
+      .Secret()
+      .Variable("TANGRAM_ADMIN_API_KEY");
   options.Add("allowed-origins", &server.allowed_origins, "of browsers (CORS)");
   options.Add("trust-request-chat-template", &server.trust_request_chat_template,
               "render templates that come with a request");
