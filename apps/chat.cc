@@ -36,19 +36,21 @@ struct ChatConfig {
 
 void Declare(Options& options, ChatConfig& config) {
   options.Group("Server");
-  options.Add("url", &config.url, "of the server").Positional();
-  options.Add("api-key", &config.api_key, "that the server asks for")
+  options.Add("url", &config.url, "URL of the server").Positional();
+  options.Add("api-key", &config.api_key, "API key of the server")
       .Secret()
       .Variable("OPENAI_API_KEY");
   options.Add("model", &config.model, "name of the model; empty: the server's first").Alias("-m");
   options.Group("Conversation");
   options.Add("system", &config.system, "system prompt").Alias("-s");
-  options.Add("document", &config.document, "file of text that the first question brings along");
-  options.Add("prompt", &config.prompts, "questions to ask before those of the terminal")
+  options.Add("document", &config.document, "text file that is sent with the first question");
+  options.Add("prompt", &config.prompts, "questions to ask before those typed in the terminal")
       .Alias("-p");
-  options.Add("max-tokens", &config.max_tokens, "of an answer; 0: the server's choice");
-  options.Add("temperature", &config.temperature, "0: greedy; below: the server's choice");
-  options.Add("top-p", &config.top_p, "below 0: the server's choice");
+  options.Add("max-tokens", &config.max_tokens,
+              "longest answer, in tokens; 0: the server's default");
+  options.Add("temperature", &config.temperature,
+              "sampling temperature; 0: greedy; negative: the server's default");
+  options.Add("top-p", &config.top_p, "nucleus sampling; negative: the server's default");
   options.Add("usage", &config.show_usage, "show tokens and speed after each answer");
 }
 
@@ -159,7 +161,7 @@ int Talk(Conversation& conversation, const ChatConfig& config) {
       continue;
     }
     if (IsCommand(line)) {
-      fmt::print("There is no {}: /clear begins anew, /exit ends.\n", line);
+      fmt::print("Unknown command {}. /clear starts a new conversation, /exit quits.\n", line);
       continue;
     }
     if (auto status = conversation.Ask(line); !status) {
@@ -175,8 +177,8 @@ Result<std::string> ReadDocument(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), {}};
   if (text.empty()) {
-    return MakeError(ErrorKind::kInvalidArgument, fmt::format("--document {}: no text in it", path),
-                     "--document");
+    return MakeError(ErrorKind::kInvalidArgument,
+                     fmt::format("--document {}: the file is missing or empty", path), "document");
   }
   return text;
 }
@@ -185,9 +187,10 @@ Result<std::string> ReadDocument(const std::string& path) {
 
 int RunChat(Args args) {
   ChatConfig config;
-  Options options("tangram chat [URL] [flags]",
-                  "Talks with a model in the terminal, through any server of the OpenAI API.\n"
-                  "/clear begins anew, /exit or Ctrl-D ends, Ctrl-C breaks an answer off.");
+  Options options(
+      "tangram chat [URL] [flags]",
+      "Talks with a model in the terminal, through any server of the OpenAI API.\n"
+      "/clear starts a new conversation, /exit or Ctrl-D quits, Ctrl-C stops an answer.");
   Declare(options, config);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   const auto url = client::ParseUrl(config.url);
@@ -196,7 +199,8 @@ int RunChat(Args args) {
   if (!config.document.empty()) {
     auto text = ReadDocument(config.document);
     if (!text) return Fail(text.error());
-    fmt::print("The first question brings {} ({} bytes) along.\n", config.document, text->size());
+    fmt::print("The first question is sent with the text of {} ({} bytes).\n", config.document,
+               text->size());
     conversation.Bring(std::move(*text));
   }
   if (auto status = conversation.Connect(); !status) {

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <memory>
 
+#include "shipped_profiles.h"
+
 namespace tangram::apps {
 namespace {
 
@@ -23,13 +25,13 @@ Status CheckSwitch(const Options& options, const EngineConfig& config) {
         fmt::format("--enable-compression needs the share of the KV cache that is to be kept, e.g. "
                     "--compression-ratio {}; at 1 each request may ask for its own",
                     CompressionConfig::kSuggestedRatio),
-        "--compression-ratio");
+        "compression_ratio");
   }
   if (!c.by_request && options.Given("enable-compression") && c.enabled()) {
     return Invalid(fmt::format("--no-enable-compression and --compression-ratio {} contradict each "
                                "other; leave one out",
                                c.ratio),
-                   "--enable-compression");
+                   "enable_compression");
   }
   return {};
 }
@@ -39,7 +41,7 @@ void RoundRatio(Options& options, CompressionConfig& c) {
   const float rounded = std::max(1.0f, std::round(c.ratio * 100)) / 100;
   if (std::abs(rounded - c.ratio) > 1e-6f) {
     options.Warn(
-        fmt::format("--compression-ratio {} is served as {:.2f}: ratios are whole hundredths",
+        fmt::format("--compression-ratio {} is rounded to {:.2f}: ratios are whole hundredths",
                     c.ratio, rounded));
   }
   c.ratio = rounded;
@@ -58,7 +60,7 @@ void WarnOfOtherScorers(Options& options, Scorer scorer) {
   };
   for (const auto& [flag, of] : kFlags) {
     if (!options.Given(flag) || scorer == of) continue;
-    options.Warn(fmt::format("--{} is the scorer {}'s, and changes nothing for {}", flag,
+    options.Warn(fmt::format("--{} belongs to the scorer {}, and has no effect with {}", flag,
                              ScorerName(of), ScorerName(scorer)));
   }
 }
@@ -79,7 +81,7 @@ Status Finish(Options& options, EngineConfig& config, const std::string& level) 
   CompressionConfig& c = config.compression;
   TANGRAM_RETURN_IF_ERROR(CheckSwitch(options, config));
   if (!options.Given("compression-level")) c.level = DefaultLevel(c.scorer);
-  if (config.page_size < 1) return Invalid("--block-size must be at least 1", "--block-size");
+  if (config.page_size < 1) return Invalid("--block-size must be at least 1", "block_size");
   TANGRAM_RETURN_IF_ERROR(CheckCompression(c, config.page_size));
   if (!c.enabled()) return WarnOfNoCompression(options), Status{};
   RoundRatio(options, c);
@@ -100,24 +102,26 @@ void DeclareCompressionSizes(Options& options, CompressionConfig& c) {
   options.Add("compression-window-size", &c.window, "most recent tokens, always kept");
   options.Add("compression-n-sink-tokens", &c.sinks, "first tokens, always kept");
   options.Add("compression-floor-min", &c.floor,
-              "shortest length that is left; 0: sinks and window, rounded up to a page");
+              "least tokens that a head keeps; 0: sinks and window, rounded up to a page");
 }
 
 void DeclareCompressionOptions(Options& options, EngineConfig& config) {
   CompressionConfig& c = config.compression;
   options.Group("KV cache compression");
   options.Add("enable-compression", &c.by_request,
-              "compress; a --compression-ratio below 1 does the same by itself, at 1 requests may "
-              "ask for less");
+              "compress the KV cache; a --compression-ratio below 1 does the same by itself; at 1 "
+              "only requests that ask for less are compressed");
   options.Add("compression-ratio", &c.ratio, "share of the KV cache that is kept; 1: all");
-  options.Add("compression-profile", &config.compression_profile,
-              "of `tangram calibrate`, or a published .npz; empty: MODEL.profile.safetensors, the "
-              "user's cache, or made at start-up");
+  config.shipped_profiles = ShippedProfiles();
+  options.Add(
+      "compression-profile", &config.compression_profile,
+      "profile made by `tangram calibrate`, or a published .npz; empty: MODEL.profile.safetensors, "
+      "one that came with Tangram, one in the user's cache, or made at start-up");
   DeclareCompressionSizes(options, c);
   std::vector<std::pair<std::string, Scorer>> scorers;
   for (const Scorer scorer : AllScorers()) scorers.emplace_back(ScorerName(scorer), scorer);
   options.AddWords<Scorer>("compression-scorer", &c.scorer, std::move(scorers),
-                           "what says which tokens stay");
+                           "method that decides which tokens are kept");
   // The reference's *_cluster and *_head differ in whether heads of a group share a length: here
   // that is --page-group-size.
   std::vector<std::pair<std::string, BudgetLevel>> levels;
@@ -129,28 +133,30 @@ void DeclareCompressionOptions(Options& options, EngineConfig& config) {
   const auto level = std::make_shared<std::string>();
   Options::Option& option = options.AddWords<BudgetLevel>(
       "compression-level", &c.level, std::move(levels),
-      "among which heads the kept tokens are shared out; not given: as the scorer does best");
+      "heads among which the kept tokens are divided; not given: what suits the scorer best");
   option.set = [set = option.set, level](const Options::Values& given) {
     *level = given.back();
     return set(given);
   };
   options.Add("compression-gate-path", &config.compression_gate,
-              "fastkvzip: gates, as tools/convert_fastkvzip.py writes them");
+              "fastkvzip: file of gates, written by tools/convert_fastkvzip.py");
   options.Add("compression-snap-window", &c.snapkv.window,
-              "snapkv: last tokens of a chunk whose queries count; 0: the window");
-  options.Add("compression-snap-kernel", &c.snapkv.kernel, "snapkv: tokens that are pooled, odd");
+              "snapkv: number of last tokens of a chunk whose queries are used; 0: the window");
+  options.Add("compression-snap-kernel", &c.snapkv.kernel,
+              "snapkv: number of neighbouring tokens whose scores are pooled; odd");
   ExpectedAttentionConfig& expected = c.expected_attention;
   options.Add("compression-ea-use-covariance", &expected.covariance,
-              "expected_attention: of queries, beside their mean");
+              "expected_attention: use the covariance of queries, not their mean alone");
   options.Add("compression-ea-use-vnorm", &expected.value_norm,
-              "expected_attention: weigh by the norm of values");
+              "expected_attention: weight scores by the norm of values");
   options.Add("compression-ea-n-future-positions", &expected.future_positions,
-              "expected_attention: positions ahead that queries are expected at");
+              "expected_attention: number of future positions that are averaged over");
   options.Add("compression-ea-epsilon", &expected.epsilon,
-              "expected_attention: added to the attention before it is weighed");
-  options.Add("head-group-cluster-map", &config.head_group_map,
-              "which heads share a group: auto (of like demand), identity (neighbours), or a JSON "
-              "file, a list of layer * KV heads + head in order");
+              "expected_attention: added to the attention before it is weighted");
+  options.Add(
+      "head-group-cluster-map", &config.head_group_map,
+      "which heads share a group: auto (those of similar demand), identity (neighbours), or a JSON "
+      "file: the list of all heads (layer * KV heads + head) in the order of groups");
   options.Accept("compression-retention-dump", Kind::kValue,
                  "lengths are known before a request runs: see `tangram inspect`");
   options.Check([&options, &config, level] { return Finish(options, config, *level); });

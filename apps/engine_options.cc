@@ -17,14 +17,14 @@ void DeclareModel(Options& options, EngineConfig& config, TextConfig& text) {
   options.AddWords<bool>(
       "load-format", &config.dummy_weights,
       {{"auto", false}, {"gguf", false}, {"safetensors", false}, {"dummy", true}},
-      "dummy: seeded random weights");
+      "format of the weights; dummy: random ones");
   options.Add("max-model-len", &config.max_model_len, "longest context, tokens; 0: the model's");
   options.Add(
       "generation-config", &config.generation_config,
       "sampling defaults: auto (the model's generation_config.json), vllm (none), or a path");
   options.Add("override-generation-config", &config.override_generation_config,
-              "a JSON object of sampling defaults, over those");
-  options.Add("seed", &config.seed, "of dummy weights, and of requests without a seed");
+              "JSON object of sampling defaults that override those");
+  options.Add("seed", &config.seed, "random seed for dummy weights and for requests without one");
 }
 
 void DeclareCache(Options& options, EngineConfig& config) {
@@ -41,11 +41,12 @@ void DeclareCache(Options& options, EngineConfig& config) {
       .Alias("--gpu-memory-utilization");
   options
       .Add("num-blocks-override", &config.num_pages_override,
-           "size of the pool in blocks, each a page for every row; 0: by memory")
+           "size of the pool in blocks of one page for every row; 0: by memory")
       .Alias("--num-gpu-blocks-override");
-  options.Add("block-size", &config.page_size, "tokens of a page").Alias("--page-size");
+  options.Add("block-size", &config.page_size, "tokens per page").Alias("--page-size");
   options.Add("page-group-size", &config.page_group_size,
-              "KV heads that share a page table; 0: 4, or the largest that divides below");
+              "KV heads that share a page table; 0: 4, or the largest smaller number that divides "
+              "all heads");
   options.Add("enable-prefix-caching", &config.enable_prefix_caching,
               "reuse the KV cache of earlier prompts");
 }
@@ -57,7 +58,8 @@ void DeclareScheduling(Options& options, EngineConfig& config) {
   options.Add("max-num-batched-tokens", &config.max_num_batched_tokens,
               "tokens of a step; 0: 512 on the CPU, 8192 on a GPU");
   options
-      .Add("max-queued-requests", &config.max_queued_requests, "that wait; more are answered 503")
+      .Add("max-queued-requests", &config.max_queued_requests,
+           "most requests that wait; further ones are answered 503")
       .Alias("--max-num-queued-reqs");
   options.AddWords<bool>("scheduling-policy", &config.priority_policy,
                          {{"fcfs", false}, {"priority", true}}, "order of waiting requests");
@@ -94,9 +96,10 @@ void DeclareForeignEngineOptions(Options& options) {
   options.Accept("async-scheduling", Kind::kFlag, "there is no interpreter to hide");
   options.Accept("cudagraph-capture-sizes", Kind::kList, "the CPU backend has no graphs");
   options.Accept("compilation-config", Kind::kValue, "nothing is compiled at start-up");
-  options.Accept("swap-space", Kind::kValue, "preempted requests find their pages in the pool");
+  options.Accept("swap-space", Kind::kValue,
+                 "preempted requests find their pages again in the prefix cache");
   options.Accept("cpu-offload-gb", Kind::kValue, "weights are memory-mapped");
-  options.Accept("trust-remote-code", Kind::kFlag, "no code comes with a model");
+  options.Accept("trust-remote-code", Kind::kFlag, "no code of a model is ever run");
   options.Refuse("scheduler-reserve-full-isl", Kind::kFlag, "true",
                  "a request is admitted only with pages for its whole prompt");
   options.Refuse("watermark", Kind::kValue, "0", "admission counts pages exactly");
@@ -118,7 +121,7 @@ void DeclareForeignEngineOptions(Options& options) {
   options.Refuse("speculative-config", Kind::kValue, "", "there is no speculative decoding");
   options.Refuse("enable-lora", Kind::kFlag, "false", "adapters are not served");
   for (const char* name : {"revision", "download-dir"}) {
-    options.Refuse(name, Kind::kValue, "", "models are files of this machine: none is downloaded");
+    options.Refuse(name, Kind::kValue, "", "models are local files: nothing is downloaded");
   }
 }
 

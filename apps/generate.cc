@@ -33,8 +33,8 @@ void Declare(Options& options, GenerateConfig& config) {
   options.Group("Generation");
   options.Add("prompt", &config.prompt, "text to continue").Alias("-p");
   options.Add("chat", &config.chat, "put the prompt into the chat template, as a user's turn");
-  options.Add("max-tokens", &config.max_tokens, "of the answer").Alias("-n");
-  options.Add("temperature", &config.temperature, "0: greedy");
+  options.Add("max-tokens", &config.max_tokens, "longest answer, in tokens").Alias("-n");
+  options.Add("temperature", &config.temperature, "sampling temperature; 0: greedy");
   options.Add("stop", &config.stop, "texts that end the answer");
   options.Add("ignore-eos", &config.ignore_eos, "go on after the model's end token");
 }
@@ -64,7 +64,7 @@ class EventQueue {
 Result<std::vector<TokenId>> PromptTokens(const GenerateConfig& config, const TextModel& text) {
   if (!config.chat) return text.tokenizer->Encode(config.prompt, true);
   if (!text.chat_template) {
-    return MakeError(ErrorKind::kInvalidArgument, "the model has no chat template", "--chat");
+    return MakeError(ErrorKind::kInvalidArgument, "--chat: the model has no chat template", "chat");
   }
   ChatInput input;
   input.messages = nlohmann::json::array({{{"role", "user"}, {"content", config.prompt}}}).dump();
@@ -117,7 +117,8 @@ int RunGenerate(Args args) {
   Declare(options, config);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (engine_config.model_path.empty() || config.prompt.empty()) {
-    return Fail({ErrorKind::kInvalidArgument, "needed: tangram generate MODEL -p PROMPT", ""});
+    return Fail({ErrorKind::kInvalidArgument,
+                 "name a model and a prompt: tangram generate MODEL -p PROMPT", ""});
   }
   if (config.max_tokens < 1 || !(config.temperature >= 0)) {
     return Fail({ErrorKind::kInvalidArgument,

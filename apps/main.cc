@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "command.h"
 #include "exit_codes.h"
+#include "version.h"
 
 namespace tangram::apps {
 namespace {
@@ -50,7 +51,7 @@ int Main(int argc, char** argv) {
     }
   }
   if (name == "--version" || name == "version") {
-    fmt::print("tangram {}\n", TANGRAM_VERSION);
+    fmt::print("{}", VersionText());
     return kExitOk;
   }
   const bool help = name == "--help" || name == "-h" || name == "help";

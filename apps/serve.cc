@@ -104,7 +104,7 @@ void LogCompression(const EngineInfo& info) {
       c.ratio, ScorerName(c.scorer), ScorerSettings(c), LevelName(c.level), c.chunk, c.window,
       c.sinks, RetentionFloor(c, info.page_size), info.num_groups, info.page_group_size);
   LogInfo("Compression profile: {}", info.profile);
-  if (c.ratio == 1) LogInfo("Requests are compressed if they say so (compression_ratio)");
+  if (c.ratio == 1) LogInfo("Only requests that set compression_ratio are compressed");
   std::vector<std::pair<float, int64_t>> capacities = {{1.0f, info.peak_pages_full}};
   if (c.ratio < 1) capacities.emplace_back(c.ratio, info.peak_pages);
   for (const auto& [ratio, peak] : capacities) {
@@ -170,11 +170,14 @@ int RunServe(Args args) {
   DeclareForeignServerOptions(options);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (engine.model_path.empty()) {
-    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram serve MODEL", "--model"});
+    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram serve MODEL", "model"});
   }
   if (server.port < 0 || server.port > 65535) {
-    return Fail({ErrorKind::kInvalidArgument,
-                 fmt::format("--port {} is none: ports end at 65535", server.port), "--port"});
+    return Fail(
+        {ErrorKind::kInvalidArgument,
+         fmt::format("--port {} is not a TCP port: it must be from 0 (any free one) to 65535",
+                     server.port),
+         "port"});
   }
   SetLogLevel(ParseLevel(serve.log_level));
   LogInfo("non-default args: {}", options.NonDefault());

@@ -17,7 +17,7 @@ Result<GgufTokenizer> OpenGgufTokenizer(const std::string& path) {
   GgufTokenizer made = ReadGgufTokenizer(file);
   if (made.tokens.empty()) {
     return MakeError(ErrorKind::kUnsupported,
-                     path + " holds no tokenizer: name one with --tokenizer", "--tokenizer");
+                     path + " holds no tokenizer: name one with --tokenizer", "tokenizer");
   }
   return made;
 }
@@ -30,7 +30,7 @@ Result<std::string> TemplateSource(const std::string& given) {
   std::stringstream text;
   if (!std::filesystem::is_regular_file(given, error) || !(text << file.rdbuf())) {
     return MakeError(ErrorKind::kInvalidArgument, "--chat-template: cannot read " + given,
-                     "--chat-template");
+                     "chat_template");
   }
   return text.str();
 }

@@ -1,5 +1,5 @@
 # Finds a CUDA 13 toolkit and enables the language; sets TANGRAM_HAS_CUDA. Looks at TANGRAM_CUDA_ROOT, at
-# .cache/cuda (scripts/setup-cuda), then where NVIDIA's packages install. An older toolkit there is no reason for a
+# .cache/cuda (scripts/setup --cuda), then where NVIDIA's packages install. An older toolkit there is no reason for a
 # build on the CPU to fail: it is named, and left alone.
 set(TANGRAM_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (if a toolkit is found), ON, OFF")
 set(TANGRAM_CUDA_ROOT "" CACHE PATH "Folder of the CUDA toolkit (with bin/nvcc)")
@@ -16,10 +16,10 @@ if(NOT TANGRAM_CUDA STREQUAL "OFF")
     execute_process(COMMAND ${TANGRAM_NVCC} --version OUTPUT_VARIABLE nvcc_says ERROR_QUIET)
     string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" nvcc_release "${nvcc_says}")
     if(NOT nvcc_release OR CMAKE_MATCH_1 VERSION_LESS 13.0)
-      set(problem "CUDA 13.0 or newer is needed, scripts/setup-cuda brings it (${TANGRAM_NVCC} says '${nvcc_release}')")
+      set(problem "CUDA 13.0 or newer is needed, scripts/setup --cuda brings it (${TANGRAM_NVCC} says '${nvcc_release}')")
     endif()
   else()
-    set(problem "no CUDA toolkit found: run scripts/setup-cuda, or give -DTANGRAM_CUDA_ROOT")
+    set(problem "no CUDA toolkit found: run scripts/setup --cuda, or give -DTANGRAM_CUDA_ROOT")
   endif()
   if(NOT DEFINED problem)
     set(CMAKE_CUDA_COMPILER ${TANGRAM_NVCC})

@@ -21,5 +21,5 @@ configure_and_build() {
   shift
   [ -f "$build/build.ninja" ] || configure "$preset"
   stage "Build ($preset)"
-  cmake --build "$build" --parallel "${JOBS:-$(nproc)}" ${1:+--target "$@"}
+  cmake --build --preset "$preset" --parallel "${JOBS:-$(nproc)}" ${1:+--target "$@"}
 }

@@ -18,6 +18,9 @@ import sys
 import tempfile
 import time
 
+from need import need
+
+need("torch", "transformers", "gguf", "kvpress")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 

@@ -11,7 +11,7 @@ A setting is a label and what differs from the defaults:
     weight, power        as above; of the demand, before budgets are made of it
 It prints, for each ratio, what the loss rises by and how many answers are lost against the full cache, with 95% intervals over
 contexts. Budgets, compression and tests are Tangram's, token for token, with keys and values in float32: tokens are kept by masks,
-many contexts at once. Needs torch, and transformers with gguf for the weights."""
+many contexts at once. Needs numpy, torch, and transformers with gguf for the weights."""
 
 import argparse
 import json
@@ -19,6 +19,9 @@ import math
 import pathlib
 import time
 
+from need import need
+
+need("numpy", "torch", "transformers", "gguf")
 import numpy as np
 import torch
 import torch.nn.functional as F

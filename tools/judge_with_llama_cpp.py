@@ -17,6 +17,9 @@ import sys
 import time
 import urllib.request
 
+from need import need
+
+need("numpy", "safetensors")
 import numpy as np
 from safetensors.numpy import load_file
 

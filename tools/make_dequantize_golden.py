@@ -1,6 +1,9 @@
 """Writes tests/ops/dequantize_golden.h: random blocks of each GGUF type and what the gguf package
 makes of them. Run from the repository's root; needs `gguf` and `numpy` from PyPI."""
 
+from need import need
+
+need("gguf", "numpy")
 import gguf
 import numpy as np
 

@@ -2,7 +2,7 @@
 """Makes golden logits of a GGUF file of the Llama architecture: a float32 forward pass in torch on the weights as the
 gguf package dequantises them. It shares no code with the server.
 
-    pip install torch gguf tokenizers safetensors   # made with 2.8.0, 0.19.0, 0.22.2, 0.8.0
+    pip install numpy torch gguf tokenizers safetensors   # made with torch 2.8.0, then 0.19.0, 0.22.2, 0.8.0
     tools/make_gguf_golden.py models/SmolLM2-135M-Instruct.Q4_1.gguf tests/unit/model/smollm2_golden.safetensors
 
 20 prompts of 10 to 4000 tokens: questions, code, other languages and, for the long ones, licence texts (Debian's
@@ -19,6 +19,9 @@ and `entries` [64].
 import pathlib
 import sys
 
+from need import need
+
+need("numpy", "torch", "gguf", "safetensors", "tokenizers")
 import numpy as np
 import torch
 from gguf import GGUFReader, dequantize

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/unit/model/golden: tiny random models with the logits that Hugging Face transformers gives for them.
 
-    pip install torch transformers   # made with 2.8.0 and 5.2.0
+    pip install torch transformers safetensors   # made with 2.8.0 and 5.2.0
     tools/make_model_golden.py tests/unit/model/golden
 
 Each folder is a model as save_pretrained writes it, and expected.safetensors: `tokens` [n] and `logits` [n, vocab], f32,
@@ -13,6 +13,9 @@ import pathlib
 import shutil
 import sys
 
+from need import need
+
+need("torch", "safetensors", "transformers")
 import torch
 from safetensors.torch import save_file
 from transformers import (LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,

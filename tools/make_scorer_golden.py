@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/unit/compression/golden: which tokens each scorer keeps by its own source, at lengths that are given.
 
-    pip install torch transformers kvpress gguf   # made with torch 2.8.0, transformers 5.2.0, kvpress 0.5.5
+    pip install numpy torch transformers kvpress gguf safetensors   # made with torch 2.8.0, transformers 5.2.0, kvpress 0.5.5
     tools/make_scorer_golden.py kvpress tests/unit/model/golden tests/unit/compression/golden
     tools/make_scorer_golden.py study path/to/compression_study.py models/SmolLM2-135M-Instruct.Q4_1.gguf \\
         tests/unit/compression/golden
@@ -16,6 +16,9 @@ import pathlib
 import sys
 import tempfile
 
+from need import need
+
+need("numpy", "torch", "safetensors", "transformers", "kvpress", "gguf")
 import convert_fastkvzip
 import numpy as np
 import torch

@@ -13,6 +13,9 @@ import json
 import pathlib
 import random
 
+from need import need
+
+need("gguf", "jinja2", "tokenizers", "transformers")
 import gguf
 from text_golden_inputs import CONVERSATIONS, TEXTS, TOOLS, TRAINING_TEXTS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers

@@ -32,23 +32,24 @@ struct MultiTurnConfig {
 
 void Declare(Options& options, MultiTurnConfig& config) {
   options.Group("Server");
-  options.Add("url", &config.url, "of the server").Positional();
-  options.Add("model", &config.model, "name in requests; empty: the server's first");
+  options.Add("url", &config.url, "URL of the server").Positional();
+  options.Add("model", &config.model, "name of the model in requests; empty: the server's first");
   options.Add("tokenizer", &config.tokenizer, "GGUF file or folder whose tokenizer counts tokens");
-  options.Add("api-key", &config.api_key, "that the server asks for")
+  options.Add("api-key", &config.api_key, "API key of the server")
       .Secret()
       .Variable("OPENAI_API_KEY");
-  options.Add("ready-check-timeout-sec", &config.ready_timeout, "to wait for the server");
+  options.Add("ready-check-timeout-sec", &config.ready_timeout,
+              "longest time to wait for the server");
   options.Group("Conversations");
   options.Add("input-file", &config.input_file,
               "JSON list of conversations, or a generator; empty: 24 generated ones");
-  options.Add("num-clients", &config.num_clients, "each with one request under way");
+  options.Add("num-clients", &config.num_clients, "clients, each with one request at a time");
   options.Add("max-active-conversations", &config.max_active_conversations,
-              "that the clients hold together; 0: one each");
-  options.Add("max-turns", &config.max_turns, "questions of a conversation; 0: all");
-  options.Add("seed", &config.seed, "of generated conversations");
+              "conversations that all clients together hold at once; 0: one each");
+  options.Add("max-turns", &config.max_turns, "most questions per conversation; 0: all");
+  options.Add("seed", &config.seed, "random seed for generated conversations");
   options.Add("early-stop", &config.early_stop, "end when the first client has no more to do");
-  options.Add("warmup-step", &config.warmup_step, "ask all first questions once, unmeasured");
+  options.Add("warmup-step", &config.warmup_step, "ask all first questions once before measuring");
   options.Add("result-filename", &config.result_file, "JSON file to write");
 }
 
@@ -264,13 +265,14 @@ Status RunAndReport(const MultiTurnConfig& config) {
 int RunBenchMultiTurn(Args args) {
   MultiTurnConfig config;
   Options options("tangram bench multi-turn [URL] --tokenizer MODEL [flags]",
-                  "Holds conversations with a server of the OpenAI API: its own answers become\n"
-                  "part of the next prompt, their lengths are the script's.");
+                  "Holds conversations with a server of the OpenAI API: its answers become\n"
+                  "part of the next prompt; the script sets their lengths.");
   Declare(options, config);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (config.tokenizer.empty() || config.num_clients < 1) {
     return Fail({ErrorKind::kInvalidArgument,
-                 "needed: --tokenizer (a GGUF file or a folder), and at least one client", ""});
+                 "--tokenizer must name a GGUF file or a folder, and --num-clients be at least 1",
+                 ""});
   }
   const Status status = RunAndReport(config);
   return status ? kExitOk : Fail(status.error());

@@ -144,7 +144,8 @@ int Run(OfflineConfig& config, Options& options, Args args, Status (*measure)(Of
   options.Add("output-json", &config.output_json, "file to write the result to");
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (config.engine.model_path.empty()) {
-    return Fail({ErrorKind::kInvalidArgument, "name a model", "--model"});
+    return Fail(
+        {ErrorKind::kInvalidArgument, "name a model: tangram bench throughput MODEL", "model"});
   }
   const Status status = measure(config);
   return status ? kExitOk : Fail(status.error());
@@ -168,11 +169,11 @@ int RunBenchLatency(Args args) {
                   "Runs one batch of random prompts again and again, without prefix caching.");
   DeclareModelOptions(options, config.engine, config.text);
   options.Group("Batch");
-  options.Add("input-len", &config.dataset.input_len, "tokens of a prompt");
-  options.Add("output-len", &config.dataset.output_len, "tokens of an answer");
+  options.Add("input-len", &config.dataset.input_len, "tokens per prompt");
+  options.Add("output-len", &config.dataset.output_len, "tokens per answer");
   options.Add("batch-size", &config.batch_size, "requests at once");
-  options.Add("num-iters-warmup", &config.num_warmups, "runs that are not counted");
-  options.Add("num-iters", &config.num_iterations, "runs that are");
+  options.Add("num-iters-warmup", &config.num_warmups, "runs before those that are measured");
+  options.Add("num-iters", &config.num_iterations, "runs that are measured");
   return Run(config, options, std::move(args), Latency);
 }
 

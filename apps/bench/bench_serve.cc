@@ -41,30 +41,34 @@ void Declare(Options& options, BenchServeConfig& config) {
   options.Group("Server");
   options.Add("backend", &config.backend, "openai: completions; openai-chat: chat")
       .OneOf({"openai", "openai-chat", "vllm"});
-  options.Add("url", &config.url, "of the server").Alias("--base-url").Positional();
-  options.Add("endpoint", &config.endpoint, "path; empty: the backend's");
-  options.Add("model", &config.model, "name in requests; empty: the server's first");
+  options.Add("url", &config.url, "URL of the server").Alias("--base-url").Positional();
+  options.Add("endpoint", &config.endpoint, "request path; empty: the backend's");
+  options.Add("model", &config.model, "name of the model in requests; empty: the server's first");
   options.Add("tokenizer", &config.tokenizer, "GGUF file or folder whose tokenizer makes prompts");
-  options.Add("api-key", &config.api_key, "that the server asks for")
+  options.Add("api-key", &config.api_key, "API key of the server")
       .Secret()
       .Variable("OPENAI_API_KEY");
-  options.Add("ready-check-timeout-sec", &config.ready_timeout, "to wait for the server");
+  options.Add("ready-check-timeout-sec", &config.ready_timeout,
+              "longest time to wait for the server");
   DeclareDataset(options, config.dataset, true);
   options.Group("Load");
   options.Add("request-rate", &config.request_rate, "requests a second; inf: all at once");
   options.Add("burstiness", &config.burstiness, "shape of the gamma arrivals; 1: Poisson");
-  options.Add("max-concurrency", &config.max_concurrency, "requests under way; 0: any number");
+  options.Add("max-concurrency", &config.max_concurrency, "most requests at once; 0: no limit");
   options.Add("num-warmups", &config.num_warmups, "requests that are not counted");
-  options.Add("seed", &config.dataset.seed, "of prompts and arrivals");
-  options.Add("ignore-eos", &config.ignore_eos, "answers have the length that is asked for");
-  options.Add("temperature", &config.temperature, "of sampling");
+  options.Add("seed", &config.dataset.seed, "random seed for prompts and arrivals");
+  options.Add("ignore-eos", &config.ignore_eos, "generate answers of the full length");
+  options.Add("temperature", &config.temperature, "sampling temperature");
   options.Add("extra-body", &config.extra_body, "JSON object of further request fields");
   options.Group("Report");
-  options.Add("percentile-metrics", &config.metrics, "shown: of ttft, tpot, itl, e2el").Commas();
-  options.Add("metric-percentiles", &config.percentiles, "shown of each").Commas();
-  options.Add("goodput", &config.goodput, "bounds of a good request: ttft:500 tpot:50 e2el:9000");
+  options.Add("percentile-metrics", &config.metrics, "metrics to show, of ttft, tpot, itl, e2el")
+      .Commas();
+  options.Add("metric-percentiles", &config.percentiles, "percentiles to show of each metric")
+      .Commas();
+  options.Add("goodput", &config.goodput,
+              "limits in ms that a good request keeps: ttft:500 tpot:50 e2el:9000");
   options.Add("result-filename", &config.result_file, "JSON file to write");
-  options.Add("save-detailed", &config.save_detailed, "with every request in it");
+  options.Add("save-detailed", &config.save_detailed, "write every request into the result file");
 }
 
 Result<ReportConfig> MakeReportConfig(const BenchServeConfig& config) {
@@ -74,8 +78,9 @@ Result<ReportConfig> MakeReportConfig(const BenchServeConfig& config) {
   for (const std::string& text : config.percentiles) {
     TANGRAM_ASSIGN_OR_RETURN(const double percent, ParseNumber(text));
     if (percent < 0 || percent > 100) {
-      return MakeError(ErrorKind::kInvalidArgument, "percentiles lie in [0, 100]",
-                       "--metric-percentiles");
+      return MakeError(ErrorKind::kInvalidArgument,
+                       "--metric-percentiles: a percentile must be from 0 to 100",
+                       "metric_percentiles");
     }
     report.percentiles.push_back(percent);
   }
@@ -238,7 +243,7 @@ int RunBenchServe(Args args) {
   if (config.tokenizer.empty()) {
     return Fail({ErrorKind::kInvalidArgument,
                  "--tokenizer is needed: a GGUF file or a folder with tokenizer.json",
-                 "--tokenizer"});
+                 "tokenizer"});
   }
   const Status status = RunAndReport(config);
   return status ? kExitOk : Fail(status.error());

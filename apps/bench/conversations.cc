@@ -27,7 +27,7 @@ constexpr const char* kDefaultGenerator = R"({
 })";
 
 auto Malformed(const std::string& why) {
-  return MakeError(ErrorKind::kInvalidArgument, why, "--input-file");
+  return MakeError(ErrorKind::kInvalidArgument, why, "input_file");
 }
 
 double Number(const json& object, const char* key, double otherwise) {

@@ -52,8 +52,8 @@ Result<json> ReadJson(const std::string& path) {
   std::ifstream file(path);
   json parsed = file ? json::parse(file, nullptr, false) : json(json::value_t::discarded);
   if (parsed.is_discarded()) {
-    return MakeError(ErrorKind::kInvalidArgument, fmt::format("{} is no JSON file", path),
-                     "--dataset-path");
+    return MakeError(ErrorKind::kInvalidArgument, fmt::format("{} is not a JSON file", path),
+                     "dataset_path");
   }
   return parsed;
 }
@@ -109,7 +109,7 @@ Result<std::vector<BenchPrompt>> CustomPrompts(const DatasetConfig& config,
       return MakeError(
           ErrorKind::kInvalidArgument,
           fmt::format("{}:{}: expected an object with \"prompt\"", config.path, number),
-          "--dataset-path");
+          "dataset_path");
     }
     BenchPrompt prompt;
     prompt.text = parsed["prompt"];
@@ -129,7 +129,7 @@ void DeclareDataset(Options& options, DatasetConfig& config, bool with_files) {
       .Alias("--input-len");
   options.Add("random-output-len", &config.output_len, "tokens of its answer")
       .Alias("--output-len");
-  options.Add("random-range-ratio", &config.range_ratio, "lengths vary by this share");
+  options.Add("random-range-ratio", &config.range_ratio, "lengths vary by up to this share");
   options.Add("random-prefix-len", &config.prefix_len, "tokens that all random prompts share");
   if (!with_files) return;
   options.Add("dataset-name", &config.name, "kind of prompts")
@@ -137,7 +137,7 @@ void DeclareDataset(Options& options, DatasetConfig& config, bool with_files) {
   options.Add("dataset-path", &config.path, "file of a sharegpt or custom dataset");
   options
       .Add("fixed-output-len", &config.fixed_output_len,
-           "answers of sharegpt and custom; 0: the sample's, or 256")
+           "tokens per answer for sharegpt and custom; 0: as in the sample, or 256")
       .Alias("--sharegpt-output-len")
       .Alias("--custom-output-len");
 }
@@ -147,7 +147,8 @@ Result<std::vector<BenchPrompt>> MakePrompts(const DatasetConfig& config,
   if (config.num_prompts < 1 || config.input_len < 1 || config.output_len < 1 ||
       config.prefix_len < 0 || config.range_ratio < 0 || config.range_ratio >= 1) {
     return MakeError(ErrorKind::kInvalidArgument,
-                     "counts and lengths must be at least 1, the range ratio in [0, 1)");
+                     "--num-prompts and the lengths must be at least 1, and --random-range-ratio "
+                     "from 0 to less than 1");
   }
   if (config.name == "random") return RandomPrompts(config, tokenizer, vocab_size);
   TANGRAM_ASSIGN_OR_RETURN(auto prompts, config.name == "sharegpt"
@@ -155,7 +156,7 @@ Result<std::vector<BenchPrompt>> MakePrompts(const DatasetConfig& config,
                                              : CustomPrompts(config, *tokenizer));
   if (prompts.empty()) {
     return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("'{}' holds no usable prompt", config.path), "--dataset-path");
+                     fmt::format("'{}' holds no usable prompt", config.path), "dataset_path");
   }
   return prompts;
 }

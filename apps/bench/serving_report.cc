@@ -101,7 +101,7 @@ Result<Goodput> ParseGoodput(const std::vector<std::string>& texts) {
                                                       : nullptr;
     if (field == nullptr || !bound || *bound < 0) {
       return MakeError(ErrorKind::kInvalidArgument,
-                       fmt::format("'{}' is not ttft:MS, tpot:MS or e2el:MS", text), "--goodput");
+                       fmt::format("'{}' is not ttft:MS, tpot:MS or e2el:MS", text), "goodput");
     }
     *field = *bound;
   }

@@ -37,12 +37,12 @@ void Declare(Options& options, CalibrateConfig& config) {
   options.Add("output", &config.output, "the profile to write; empty: MODEL.profile.safetensors")
       .Alias("-o");
   options.Add("texts", &config.texts.files,
-              "files of text to learn from, `bundled` for ours; empty: ours");
+              "text files to learn from; `bundled`, or none: the text that comes with Tangram");
   options
       .Add("num-samples", &config.texts.num_samples,
-           "pieces that the text is cut into; 0: as many as it has, up to 12")
+           "pieces that the text is cut into; 0: as many as it holds, up to 12")
       .Alias("--samples");
-  options.Add("sample-tokens", &config.texts.sample_tokens, "tokens of a piece");
+  options.Add("sample-tokens", &config.texts.sample_tokens, "tokens per piece");
   options.Add("compression-chunk-size", &config.calibration.compression.chunk,
               "tokens between compressions");
   options.Add("compression-gate-path", &config.calibration.compression_gate,
@@ -55,7 +55,7 @@ void Declare(Options& options, CalibrateConfig& config) {
     if (!config.import_path.empty()) {
       options.WarnOfNoEffect({"texts", "num-samples", "sample-tokens", "compression-chunk-size",
                               "compression-gate-path"},
-                             "what --import names is taken as it is");
+                             "--import takes the profile as it is");
     }
     const CompressionConfig& c = config.calibration.compression;
     if (config.texts.num_samples < 0 || config.texts.sample_tokens < c.chunk) {
@@ -123,10 +123,10 @@ Status WriteProfile(CalibrateConfig& config) {
   TANGRAM_RETURN_IF_ERROR(SaveProfile(profile, config.output));
   Report(profile, config.output);
   if (import && profile.imported_from.empty()) {
-    fmt::print("it was a profile of ours already{}\n",
+    fmt::print("it was already a profile of Tangram's{}\n",
                IsOutdated(profile) ? ", calibrated by an earlier version of Tangram" : "");
   } else if (import) {
-    fmt::print("imported from {}; whether the weights are the same is not known\n",
+    fmt::print("imported from {}; such profiles do not say which weights they were measured on\n",
                profile.imported_from);
   } else {
     fmt::print("{:.0f} s\n",
@@ -144,7 +144,7 @@ int RunCalibrate(Args args) {
   Declare(options, config);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (config.model.empty()) {
-    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram calibrate MODEL", "--model"});
+    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram calibrate MODEL", "model"});
   }
   const Status status = WriteProfile(config);
   return status ? kExitOk : Fail(status.error());

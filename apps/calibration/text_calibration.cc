@@ -29,8 +29,8 @@ Result<std::string> ReadTexts(const std::vector<std::string>& files) {
     std::ifstream file(path, std::ios::binary);
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     if (text.empty()) {
-      return MakeError(ErrorKind::kInvalidArgument, fmt::format("{}: no text in it", path),
-                       "texts");
+      return MakeError(ErrorKind::kInvalidArgument,
+                       fmt::format("{}: the file is missing or empty", path), "texts");
     }
     all += text;
   }
@@ -127,9 +127,10 @@ Result<Profile> CalibrateOnTexts(Model& model, ops::Backend& backend, const Text
   TANGRAM_ASSIGN_OR_RETURN(const auto repeat, text.tokenizer->Encode(kRepeatPrompt, false));
   const auto largest = std::ranges::max_element(tokens);
   if (largest != tokens.end() && *largest >= model.config().vocab_size) {
-    return MakeError(ErrorKind::kUnsupported,
-                     fmt::format("the tokenizer gives id {}, and the model knows {}", *largest,
-                                 model.config().vocab_size));
+    return MakeError(
+        ErrorKind::kUnsupported,
+        fmt::format("the tokenizer gives token id {}, but the model's vocabulary has {} tokens",
+                    *largest, model.config().vocab_size));
   }
   options.progress = Progress();
   return Calibrate(model, backend, samples, repeat, options);
@@ -141,8 +142,10 @@ Result<FoundProfile> FindOrMakeProfile(const EngineConfig& config, const TextCon
                                        LoadedModel& loaded) {
   TANGRAM_ASSIGN_OR_RETURN(auto found, FindProfile(config, *loaded.model));
   if (found) return std::move(*found);
-  LogInfo("There is no profile of this model at {} or in the user's cache: it is made now, once",
-          ProfilePathBeside(config.model_path));
+  LogInfo(
+      "There is no profile of this model at {}, among those that came with Tangram, or in the "
+      "user's cache: one is made now, and kept for later starts",
+      ProfilePathBeside(config.model_path));
   TANGRAM_ASSIGN_OR_RETURN(Profile made, MakeProfile(config, text, *loaded.model, *loaded.backend));
   return KeepProfile(std::move(made), *loaded.model);
 }

@@ -46,7 +46,7 @@ class ChunkReader {
     if (data == "[DONE]") return true;  // the connection ends by itself
     const json chunk = json::parse(data, nullptr, false);
     if (!chunk.is_object()) {
-      error = fmt::format("the server sent a frame that is no JSON object: {}", data);
+      error = fmt::format("the server sent a frame that is not a JSON object: {}", data);
       return false;
     }
     if (chunk.contains("error")) {

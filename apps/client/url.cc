@@ -8,10 +8,10 @@ namespace tangram::apps::client {
 
 Result<Url> ParseUrl(std::string_view text) {
   const auto wrong = [text](std::string_view why) {
-    return MakeError(ErrorKind::kInvalidArgument, fmt::format("'{}' {}", text, why), "--url");
+    return MakeError(ErrorKind::kInvalidArgument, fmt::format("'{}' {}", text, why), "url");
   };
   std::string_view rest = text;
-  if (rest.starts_with("https://")) return wrong("is https: only http is spoken here");
+  if (rest.starts_with("https://")) return wrong("is https, but only http is supported");
   if (rest.starts_with("http://")) rest.remove_prefix(7);
   Url url;
   const size_t slash = rest.find('/');
@@ -29,7 +29,7 @@ Result<Url> ParseUrl(std::string_view text) {
     if (!port || *port < 1 || *port > 65535) return wrong("has no valid port");
   }
   url.host = bracket > 0 ? authority.substr(1, bracket - 1) : authority.substr(0, colon);
-  if (url.host.empty()) return wrong("names no host");
+  if (url.host.empty()) return wrong("has no host name");
   return url;
 }
 

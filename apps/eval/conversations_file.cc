@@ -45,9 +45,10 @@ Result<EvalSample> MakeSample(const json& messages, const TextModel& text) {
     TANGRAM_ASSIGN_OR_RETURN(const std::string before, Render(text, messages, i, true));
     TANGRAM_ASSIGN_OR_RETURN(const std::string after, Render(text, messages, i + 1, false));
     if (!before.starts_with(done) || !after.starts_with(before)) {
-      return MakeError(ErrorKind::kUnsupported,
-                       "the chat template changes what earlier turns look like, so that the "
-                       "conversation is no one text; give another with --chat-template");
+      return MakeError(
+          ErrorKind::kUnsupported,
+          "the chat template writes earlier turns differently when others follow, so that the "
+          "conversation cannot be scored as one text; name another template with --chat-template");
     }
     TANGRAM_RETURN_IF_ERROR(Add(EvalStep::Kind::kRead, before.substr(done.size()), text, sample));
     TANGRAM_RETURN_IF_ERROR(Add(EvalStep::Kind::kScore, after.substr(before.size()), text, sample));
@@ -99,7 +100,7 @@ Result<std::vector<EvalSample>> ReadConversations(const std::string& path, const
     Cut(*sample, max_tokens);
     samples.push_back(std::move(*sample));
   }
-  if (samples.empty()) return Bad(fmt::format("{}: no conversation in it", path));
+  if (samples.empty()) return Bad(fmt::format("{}: the file holds no conversation", path));
   return samples;
 }
 

@@ -19,6 +19,7 @@
 #include "eval/run.h"
 #include "eval/tasks.h"
 #include "exit_codes.h"
+#include "shipped_profiles.h"
 #include "text_model.h"
 
 namespace tangram::apps::eval {
@@ -52,18 +53,19 @@ void DeclareTests(Options& options, EvalConfig& config) {
   options.Group("Tests");
   options
       .Add("tasks", &t.tasks,
-           "of the bundled ones: " + fmt::format("{}", fmt::join(BundledTasks(), ", ")))
+           "tasks to run, of " + fmt::format("{}", fmt::join(BundledTasks(), ", ")))
       .Commas();
   options.Add("samples", &t.samples, "contexts of each task");
-  options.Add("skip", &t.skip, "the first of them, which another run has (--json, --merge)");
+  options.Add("skip", &t.skip,
+              "contexts to leave out at the beginning, if another run has them (--json, --merge)");
   options.Add("length", &t.length, "tokens of a context, a multiple of the chunk");
   options.Add("continuation", &t.continuation,
-              "tokens behind the context whose loss is taken, at most a chunk; 0: none");
+              "tokens after the context whose loss is measured, at most a chunk; 0: none");
   options.AddWords<bool>("questions", &t.later, {{"later", true}, {"prompt", false}},
-                         "in turns after the context, or one at its end");
-  options.Add("seed", &t.seed, "of facts and passages");
+                         "later: in turns after the context; prompt: one at its end");
+  options.Add("seed", &t.seed, "random seed for facts and passages");
   options.Add("data", &config.data,
-              "a file of conversations, {\"messages\": [...]} a line, instead of the tasks");
+              "a file of conversations, {\"messages\": [...]} per line, used instead of the tasks");
 }
 
 void DeclareSettings(Options& options, EvalConfig& config) {
@@ -71,16 +73,20 @@ void DeclareSettings(Options& options, EvalConfig& config) {
   options.Group("Settings");
   options.Add("ratios", &config.ratios, "shares of the KV cache that are kept").Commas();
   options
-      .Add("scorers", &config.scorers,
-           "what says which tokens stay, of " + ScorerNames() + "; empty: the default")
+      .Add(
+          "scorers", &config.scorers,
+          "methods that decide which tokens are kept, of " + ScorerNames() + "; empty: the default")
       .Commas();
-  options.Add("levels", &config.levels, LevelNames() + "; empty: the scorer's").Commas();
+  options.Add("levels", &config.levels, LevelNames() + "; empty: what suits the scorer").Commas();
+  e.shipped_profiles = ShippedProfiles();
   options.Add("compression-profile", &e.compression_profile,
-              "what `tangram calibrate` wrote; empty: MODEL.profile.safetensors");
+              "profile made by `tangram calibrate`; empty: MODEL.profile.safetensors, one that "
+              "came with Tangram, or one in the user's cache");
   DeclareCompressionSizes(options, e.compression);
-  options.Add("block-size", &e.page_size, "tokens of a page").Alias("--page-size");
+  options.Add("block-size", &e.page_size, "tokens per page").Alias("--page-size");
   options.Add("page-group-size", &e.page_group_size,
-              "KV heads that share a page table; 0: 4, or the largest that divides below");
+              "KV heads that share a page table; 0: 4, or the largest smaller number that divides "
+              "all heads");
 }
 
 void Declare(Options& options, EvalConfig& config) {
@@ -96,15 +102,16 @@ void Declare(Options& options, EvalConfig& config) {
   options.Add("device", &config.run.device, "cpu, cuda, or auto").OneOf({"auto", "cpu", "cuda"});
   options.Add("num-threads", &config.run.num_threads, "of the CPU; 0: one a core").Alias("-t");
   options.Add("workers", &config.run.num_workers,
-              "models at once, each with its share of the threads; 0: as many as fit in memory");
+              "models that are loaded at once, each with its share of the threads; 0: as many as "
+              "fit in memory");
   DeclareTests(options, config);
   DeclareSettings(options, config);
   options.Group("Output");
   options.Add("json", &config.json,
-              "file for every context of every setting, one JSON object a line");
+              "file for the results: one JSON object per line for every context of every setting");
   options.Add("plot", &config.plot, "file for a picture (SVG) of score and loss against memory");
   options.Add("export", &config.export_path,
-              "file for the tests as token ids (JSON), and nothing is run");
+              "write the tests as token ids to this JSON file, and run nothing");
   options.Add("merge", &config.merge, "files of --json to report on instead of running").Commas();
 }
 
@@ -125,7 +132,8 @@ Result<std::vector<CompressionConfig>> Settings(const EvalConfig& config) {
       setting.ratio = static_cast<float>(*value);
       const auto scorer = ParseScorer(name);
       if (!scorer) {
-        return Invalid(fmt::format("--scorers {}: there are {}", name, ScorerNames()), "scorers");
+        return Invalid(fmt::format("--scorers: '{}' is not one of {}", name, ScorerNames()),
+                       "scorers");
       }
       setting.scorer = *scorer;
       setting.level = DefaultLevel(*scorer);
@@ -133,7 +141,8 @@ Result<std::vector<CompressionConfig>> Settings(const EvalConfig& config) {
       for (const std::string& word : levels) {
         const auto level = ParseLevel(word);
         if (!level) {
-          return Invalid(fmt::format("--levels {}: there are {}", word, LevelNames()), "levels");
+          return Invalid(fmt::format("--levels: '{}' is not one of {}", word, LevelNames()),
+                         "levels");
         }
         setting.level = *level;
         settings.push_back(setting);
@@ -152,13 +161,13 @@ Status CheckTests(const EvalConfig& config) {
   }
   if (chunk < 1 || t.length < chunk || t.length % chunk != 0) {
     return Invalid(
-        fmt::format("--length {} is not a multiple of the chunk, {} tokens", t.length, chunk),
+        fmt::format("--length {} must be a multiple of the chunk, {} tokens", t.length, chunk),
         "length");
   }
   if (t.continuation < 0 || t.continuation > chunk) {
-    return Invalid(
-        fmt::format("--continuation {} is not in [0, {}], the chunk", t.continuation, chunk),
-        "continuation");
+    return Invalid(fmt::format("--continuation {} must be from 0 to {}, the size of a chunk",
+                               t.continuation, chunk),
+                   "continuation");
   }
   return {};
 }
@@ -226,12 +235,12 @@ Status Evaluate(EvalConfig& config) {
 Status WarnOfOtherTests(Options& options, const EvalConfig& config) {
   if (!config.data.empty()) {
     options.WarnOfNoEffect({"tasks", "skip", "length", "continuation", "questions", "seed"},
-                           "--data brings the tests");
+                           "the tests come from --data");
   }
   if (!config.merge.empty()) {
     options.WarnOfNoEffect({"model", "tasks", "samples", "data", "ratios", "scorers", "levels",
                             "compression-profile", "json", "export"},
-                           "--merge reports on what was run");
+                           "--merge only reports on earlier runs");
   }
   return {};
 }
@@ -246,7 +255,7 @@ int RunEval(Args args) {
   options.Check([&] { return WarnOfOtherTests(options, config); });
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (config.run.engine.model_path.empty() && config.merge.empty()) {
-    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram eval MODEL", "--model"});
+    return Fail({ErrorKind::kInvalidArgument, "name a model: tangram eval MODEL", "model"});
   }
   if (auto status = Evaluate(config); !status) return Fail(status.error());
   return kExitOk;

@@ -8,9 +8,9 @@
 #include <numeric>
 #include <thread>
 
+#include "base/cores.h"
 #include "base/memory.h"
 #include "compression/profile.h"
-#include "ops/cpu/thread_pool.h"
 
 namespace tangram::apps::eval {
 namespace {
@@ -37,7 +37,7 @@ class Run {
   }
 
   Status Go() {
-    const int threads = config_.num_threads > 0 ? config_.num_threads : ops::AvailableCores();
+    const int threads = config_.num_threads > 0 ? config_.num_threads : AvailableCores();
     TANGRAM_ASSIGN_OR_RETURN(auto first, NewEvaluator(threads));
     // A setting that cannot be is told before anything is measured.
     for (const CompressionConfig& setting : settings_) {

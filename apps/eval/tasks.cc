@@ -191,7 +191,8 @@ Result<std::vector<EvalSample>> MakeSamples(const TaskConfig& config, const Pass
     if (std::ranges::find(BundledTasks(), task) == BundledTasks().end()) {
       return MakeError(
           ErrorKind::kInvalidArgument,
-          fmt::format("--tasks {}: there are {}", task, fmt::join(BundledTasks(), ", ")), "tasks");
+          fmt::format("--tasks: '{}' is not one of {}", task, fmt::join(BundledTasks(), ", ")),
+          "tasks");
     }
     for (int i = config.skip; i < config.samples; ++i) {
       TANGRAM_ASSIGN_OR_RETURN(auto sample, maker.Make(task, i));

@@ -33,28 +33,35 @@ void Declare(Options& options, InspectConfig& config) {
            "a GGUF file or a folder with a config.json, or a profile by itself")
       .Positional()
       .Alias("-m");
-  options.Add("contexts", &config.contexts, "lengths in tokens; empty: some up to the longest")
+  options
+      .Add("contexts", &config.contexts,
+           "context lengths in tokens; empty: several, up to the longest")
       .Commas();
-  options.Add("concurrencies", &config.concurrencies, "numbers of sequences at once").Commas();
-  options.Add("svg", &config.svg, "folder for retention.svg, groups.svg and memory.svg");
+  options.Add("concurrencies", &config.concurrencies, "numbers of sequences that run at once")
+      .Commas();
+  options.Add("svg", &config.svg, "folder to write retention.svg, groups.svg and memory.svg to");
   options.Group("KV cache");
-  options.Add("kv-cache-dtype", &config.engine.kv_cache_dtype, "auto: 16 bits")
+  options
+      .Add("kv-cache-dtype", &config.engine.kv_cache_dtype,
+           "type of keys and values; auto: 16 bits")
       .OneOf({"auto", "f16", "float16", "bf16", "bfloat16", "f32", "float32"});
-  options.Add("block-size", &config.engine.page_size, "tokens of a page").Alias("--page-size");
+  options.Add("block-size", &config.engine.page_size, "tokens per page").Alias("--page-size");
   options.Add("page-group-size", &config.engine.page_group_size,
-              "KV heads that share a page table; 0: 4, or the largest that divides below");
+              "KV heads that share a page table; 0: 4, or the largest smaller number that divides "
+              "all heads");
   config.engine.compression.ratio = CompressionConfig::kSuggestedRatio;
   DeclareCompressionOptions(options, config.engine);
 }
 
-Result<std::vector<int>> Numbers(const std::vector<std::string>& words, const char* flag) {
+Result<std::vector<int>> Numbers(const std::vector<std::string>& words, const char* param) {
   std::vector<int> numbers;
   for (const std::string& word : words) {
     constexpr int64_t kMost = 1 << 22;
     const auto number = ParseInteger(word);
     if (!number || *number < 1 || *number > kMost) {
       return MakeError(ErrorKind::kInvalidArgument,
-                       fmt::format("{} {}: not a number from 1 to {}", flag, word, kMost), flag);
+                       fmt::format("{} {}: not a number from 1 to {}", FlagOf(param), word, kMost),
+                       param);
     }
     numbers.push_back(static_cast<int>(*number));
   }
@@ -66,23 +73,29 @@ bool IsModel(const std::string& path) {
   return std::filesystem::is_directory(path, ignored) || LooksLikeGguf(path);
 }
 
-// The model's shape, and its profile: named, or beside it.
+// The profile's path: named, beside the model, or shipped under its name, since the weights are not
+// read. kInvalidArgument if there is none.
+Result<std::string> ProfilePath(const EngineConfig& config) {
+  if (!config.compression_profile.empty()) return config.compression_profile;
+  std::error_code ignored;
+  std::string beside = ProfilePathBeside(config.model_path);
+  if (std::filesystem::exists(beside, ignored)) return beside;
+  std::string shipped = ShippedProfileByName(config.shipped_profiles, config.model_path);
+  if (!shipped.empty()) return shipped;
+  return MakeError(ErrorKind::kInvalidArgument,
+                   fmt::format("there is no profile at {}; name one with --compression-profile "
+                               "(the log of a server that made its own says where it is), or make "
+                               "it with 'tangram calibrate {}'",
+                               beside, config.model_path),
+                   "compression_profile");
+}
+
 Result<Inspection> LoadModelAndProfile(const EngineConfig& config) {
   Inspection made;
   TANGRAM_ASSIGN_OR_RETURN(const ModelConfig model, ReadModelConfig(config.model_path));
   made.head_dim = model.head_dim;
   made.max_context = model.max_position_embeddings;
-  const std::string path = config.compression_profile.empty() ? ProfilePathBeside(config.model_path)
-                                                              : config.compression_profile;
-  std::error_code ignored;
-  if (config.compression_profile.empty() && !std::filesystem::exists(path, ignored)) {
-    return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("there is no profile at {}; name one with --compression-profile "
-                                 "(the log of a server that made its own says where it is), or "
-                                 "make it with 'tangram calibrate {}'",
-                                 path, config.model_path),
-                     "compression_profile");
-  }
+  TANGRAM_ASSIGN_OR_RETURN(const std::string path, ProfilePath(config));
   TANGRAM_ASSIGN_OR_RETURN(made.profile, LoadProfile(path));
   TANGRAM_RETURN_IF_ERROR(CheckProfileHeads(made.profile, model, path));
   made.name = fmt::format("{} with {}", config.model_path, path);
@@ -113,14 +126,15 @@ Status ChooseScorer(const Options& options, const Profile& profile, CompressionC
   if (c.ratio < least || c.ratio == 1) {
     return MakeError(
         ErrorKind::kInvalidArgument,
-        fmt::format("--compression-ratio {:.2f}: the profile knows {:.2f} to 0.99", c.ratio, least),
+        fmt::format("--compression-ratio {:.2f}: the profile covers ratios from {:.2f} to 0.99",
+                    c.ratio, least),
         "compression_ratio");
   }
   return {};
 }
 
 Result<std::vector<int>> Contexts(const InspectConfig& config, int longest) {
-  if (!config.contexts.empty()) return Numbers(config.contexts, "--contexts");
+  if (!config.contexts.empty()) return Numbers(config.contexts, "contexts");
   std::vector<int> contexts;
   for (int n = 1024; n < longest; n *= 4) contexts.push_back(n);
   contexts.push_back(longest);
@@ -139,7 +153,7 @@ Status Inspect(const Options& options, InspectConfig& config) {
                                                            c.level, engine.page_group_size));
   TANGRAM_ASSIGN_OR_RETURN(made.groups, MapHeads(engine.head_group_map, c, demand, size));
   TANGRAM_ASSIGN_OR_RETURN(made.contexts, Contexts(config, made.max_context));
-  TANGRAM_ASSIGN_OR_RETURN(made.concurrencies, Numbers(config.concurrencies, "--concurrencies"));
+  TANGRAM_ASSIGN_OR_RETURN(made.concurrencies, Numbers(config.concurrencies, "concurrencies"));
   made.compression = c;
   made.page_size = engine.page_size;
   made.element_bytes = engine.kv_cache_dtype.ends_with("32") ? 4 : 2;
@@ -162,8 +176,8 @@ int RunInspect(Args args) {
   Declare(options, config);
   if (const auto code = ParseOrExit(options, std::move(args))) return *code;
   if (config.engine.model_path.empty()) {
-    return Fail({ErrorKind::kInvalidArgument, "name a model or a profile: tangram inspect MODEL",
-                 "--model"});
+    return Fail(
+        {ErrorKind::kInvalidArgument, "name a model or a profile: tangram inspect MODEL", "model"});
   }
   const Status status = Inspect(options, config);
   return status ? kExitOk : Fail(status.error());

@@ -101,8 +101,8 @@ bool SameValue(const std::string& a, const std::string& b) {
 }
 
 Error WithFlag(Error error, std::string_view name) {
-  error.param = fmt::format("--{}", name);
-  error.message = fmt::format("{}: {}", error.param, error.message);
+  error.param = ParamOf(name);
+  error.message = fmt::format("{}: {}", FlagOf(error.param), error.message);
   return error;
 }
 
@@ -117,6 +117,19 @@ void Guard(std::string& arg) {
 
 std::string Unguarded(const std::string& text) {
   return text.starts_with(kGuard) ? text.substr(1) : text;
+}
+
+// The text in lines that end at column 120, each but the first behind `indent` spaces.
+std::string Wrapped(std::string_view text, size_t indent) {
+  constexpr size_t kWidth = 120;
+  std::string lines;
+  while (text.size() > kWidth - indent) {
+    const size_t space = text.rfind(' ', kWidth - indent);
+    if (space == std::string_view::npos) break;
+    lines += fmt::format("{}\n{:{}}", text.substr(0, space), "", indent);
+    text.remove_prefix(space + 1);
+  }
+  return lines + std::string(text);
 }
 
 size_t EditDistance(std::string_view a, std::string_view b) {
@@ -135,6 +148,18 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }
 
 }  // namespace
+
+std::string ParamOf(std::string_view flag) {
+  std::string param(flag.substr(std::min(flag.find_first_not_of('-'), flag.size())));
+  std::ranges::replace(param, '-', '_');
+  return param;
+}
+
+std::string FlagOf(std::string_view param) {
+  std::string flag = fmt::format("--{}", param);
+  std::ranges::replace(flag, '_', '-');
+  return flag;
+}
 
 Options::Option& Options::Option::OneOf(Values values) {
   choices = std::move(values);
@@ -254,7 +279,7 @@ Status Options::Apply(Option& option, const Values& values) {
     const auto& choices = option.choices;
     if (!choices.empty() && std::find(choices.begin(), choices.end(), value) == choices.end()) {
       const std::string message =
-          fmt::format("'{}' is none of {}", value, fmt::join(choices, ", "));
+          fmt::format("'{}' is not one of {}", value, fmt::join(choices, ", "));
       return tl::unexpected(WithFlag({ErrorKind::kInvalidArgument, message, {}}, option.name));
     }
   }
@@ -292,7 +317,7 @@ Status Options::CheckFlagsKnown(const std::vector<std::string>& args) const {
     });
     if (!known) {
       return MakeError(ErrorKind::kInvalidArgument,
-                       fmt::format("unknown flag {}; {}", flag, Suggestion(flag)), flag);
+                       fmt::format("unknown flag {}; {}", flag, Suggestion(flag)), ParamOf(flag));
     }
   }
   return {};
@@ -329,9 +354,9 @@ Status Options::ParseArgs(std::vector<std::string> args) {
       if (!option->positional || given->results().size() < 2) continue;
       return MakeError(
           ErrorKind::kInvalidArgument,
-          fmt::format("unexpected argument '{}': --{} is '{}' already",
+          fmt::format("unexpected argument '{}': --{} is already '{}'",
                       Unguarded(given->results()[1]), option->name, Unguarded(given->results()[0])),
-          "--" + option->name);
+          ParamOf(option->name));
     }
     return MakeError(ErrorKind::kInvalidArgument, error.what());
   } catch (const CLI::Error& error) {
@@ -344,7 +369,7 @@ Status Options::ParseArgs(std::vector<std::string> args) {
                      flag.starts_with("-")
                          ? fmt::format("unknown flag {}; {}", flag, Suggestion(flag))
                          : fmt::format("unexpected argument '{}'", extra),
-                     flag);
+                     flag.starts_with("-") ? ParamOf(flag) : "");
   }
   for (size_t i = 0; i < bound.size(); ++i) {
     if (bound[i].second->count() == 0) continue;
@@ -367,7 +392,7 @@ Status Options::ReadConfig() {
   std::stringstream text;
   if (!file || !(text << file.rdbuf())) {
     return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("--config: cannot read {}", config_path_), "--config");
+                     fmt::format("--config: cannot read {}", config_path_), "config");
   }
   auto entries = ParseConfig(text.str());
   if (!entries) {
@@ -382,7 +407,7 @@ Status Options::ReadConfig() {
     if (found == options_.end()) {
       return MakeError(ErrorKind::kInvalidArgument,
                        fmt::format("{}: unknown option {}; {}", config_path_, key, Suggestion(key)),
-                       key);
+                       ParamOf(key));
     }
     Option& option = **found;
     if (option.given) continue;
@@ -408,7 +433,7 @@ void Options::WarnOfUnknownVariables() {
       return VariableName(option->name) == variable || SetVariable(*option) == variable;
     });
     if (!known) {
-      warnings_.push_back(fmt::format("{} is no option of this command: ignored", variable));
+      warnings_.push_back(fmt::format("{} is not an option of this command: ignored", variable));
     }
   }
 }
@@ -455,12 +480,10 @@ std::string Options::Help() const {
     for (const auto& alias : option->aliases) flag += ", " + alias.first;
     constexpr int kColumn = 34;  // of flags; a longer one has its line
     if (flag.size() > kColumn) flag += fmt::format("\n{:{}}", "", kColumn + 2);
-    help += fmt::format("  {:<{}} {}", flag, kColumn, option->help);
-    if (!option->choices.empty()) {
-      help += fmt::format(" ({})", fmt::join(option->choices, "|"));
-    }
-    if (!option->default_text.empty()) help += fmt::format(" [{}]", option->default_text);
-    help += "\n";
+    std::string text = option->help;
+    if (!option->choices.empty()) text += fmt::format(" ({})", fmt::join(option->choices, " | "));
+    if (!option->default_text.empty()) text += fmt::format(" [{}]", option->default_text);
+    help += fmt::format("  {:<{}} {}\n", flag, kColumn, Wrapped(text, kColumn + 3));
   }
   return help;
 }

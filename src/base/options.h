@@ -14,6 +14,11 @@
 
 namespace tangram {
 
+// How Error::param spells the flag --max-num-seqs: max_num_seqs.
+std::string ParamOf(std::string_view flag);
+// The flag of such a param.
+std::string FlagOf(std::string_view param);
+
 // The options of a command. Each is declared once: from that follow the flag (`--name`, dashes or
 // underscores; booleans also as `--no-name`), the variable TANGRAM_ARG_NAME, the key of a --config
 // file, the default, the help and the report of what was changed. The command line wins over the
@@ -83,7 +88,7 @@ class Options {
   void WarnOfNoEffect(std::initializer_list<const char*> names, std::string_view why);
 
   // Reads `args` (without the program's and the command's name), the environment and the --config
-  // file, and sets the values. kInvalidArgument for anything that is wrong, `param` is the flag.
+  // file, and sets the values. kInvalidArgument for anything that is wrong, `param` is the option.
   Status Parse(std::vector<std::string> args);
 
   // Whether --help was among the arguments; nothing else was looked at then.

@@ -19,7 +19,7 @@ enum class ErrorKind {
 };
 
 // A failure told to a person: what was wrong, where, and what to do. `param` names the request
-// field or the flag at fault, if there is one.
+// field or the option at fault, if there is one, as JSON spells it: max_num_seqs.
 struct Error {
   ErrorKind kind = ErrorKind::kInternal;
   std::string message;

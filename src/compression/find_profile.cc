@@ -1,8 +1,11 @@
 #include "compression/find_profile.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
+#include <string_view>
+#include <vector>
 
 #include "base/log.h"
 
@@ -10,6 +13,8 @@ namespace tangram {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view kExtension = ".profile.safetensors";
 
 bool Exists(const std::string& path) {
   std::error_code ignored;
@@ -59,14 +64,41 @@ std::string FaultOf(const Result<FoundProfile>& found, const std::string& path,
   return {};
 }
 
-std::optional<FoundProfile> LoadCached(const std::string& path, const Model& model,
-                                       const CompressionConfig& config) {
+// One that nobody named: it is used only if nothing speaks against it.
+std::optional<FoundProfile> LoadUnnamed(const std::string& path, std::string origin,
+                                        const Model& model, const CompressionConfig& config) {
   if (!Exists(path)) return std::nullopt;
-  auto found = LoadFitting(path, "kept by an earlier start", model);
+  auto found = LoadFitting(path, std::move(origin), model);
   const std::string fault = FaultOf(found, path, config);
   if (fault.empty()) return std::move(*found);
   LogWarning("{}; it is not used", fault);
   return std::nullopt;
+}
+
+std::vector<fs::path> ProfilesIn(const std::string& folder) {
+  std::vector<fs::path> paths;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().string().ends_with(kExtension)) paths.push_back(entry.path());
+  }
+  std::ranges::sort(paths);
+  return paths;
+}
+
+// The file of this model in the folder, whatever either is called; empty if there is none.
+std::string ShippedPath(const std::string& folder, const Model& model) {
+  for (const fs::path& path : ProfilesIn(folder)) {
+    const auto profile = LoadProfile(path);
+    if (!profile) LogWarning("{}; it is not used", profile.error().message);
+    if (profile && profile->model_fingerprint == model.fingerprint()) return path;
+  }
+  return {};
+}
+
+// The model's path without a slash behind it.
+fs::path WithoutSlash(const std::string& model_path) {
+  const fs::path model(model_path);
+  return model.has_filename() ? model : model.parent_path();
 }
 
 // A profile that cannot be kept serves this once.
@@ -91,9 +123,17 @@ std::string Keep(const Profile& profile, const std::string& path) {
 }  // namespace
 
 std::string ProfilePathBeside(const std::string& model_path) {
-  fs::path model(model_path);
-  if (!model.has_filename()) model = model.parent_path();  // a folder with a slash behind it
-  return model.string() + ".profile.safetensors";
+  return WithoutSlash(model_path).string() + std::string(kExtension);
+}
+
+std::string ShippedProfileByName(const std::string& shipped, const std::string& model_path) {
+  const std::string model = WithoutSlash(model_path).filename();
+  for (const fs::path& path : ProfilesIn(shipped)) {
+    std::string name = path.filename();
+    name.resize(name.size() - kExtension.size());
+    if (model == name || model.starts_with(name + ".")) return path;
+  }
+  return {};
 }
 
 std::string ProfilePathInCache(uint64_t model_fingerprint) {
@@ -107,7 +147,7 @@ std::string ProfilePathInCache(uint64_t model_fingerprint) {
   } else {
     return {};
   }
-  return folder / "tangram" / fmt::format("{:016x}.profile.safetensors", model_fingerprint);
+  return folder / "tangram" / fmt::format("{:016x}{}", model_fingerprint, kExtension);
 }
 
 Result<std::optional<FoundProfile>> FindProfile(const CompressionOptions& options,
@@ -117,13 +157,19 @@ Result<std::optional<FoundProfile>> FindProfile(const CompressionOptions& option
   }
   const std::string beside = ProfilePathBeside(options.model_path);
   if (Exists(beside)) return LoadGiven(beside, "beside the model", model);
-  return LoadCached(ProfilePathInCache(model.fingerprint()), model, options.compression);
+  const CompressionConfig& config = options.compression;
+  auto shipped = LoadUnnamed(ShippedPath(options.shipped_profiles, model), "shipped with Tangram",
+                             model, config);
+  if (shipped) return shipped;
+  return LoadUnnamed(ProfilePathInCache(model.fingerprint()), "kept by an earlier start", model,
+                     config);
 }
 
 Error NoProfileError(const CompressionOptions& options) {
   return {ErrorKind::kInvalidArgument,
-          fmt::format("compression needs a profile of the model, and there is none at {}; make it "
-                      "with 'tangram calibrate {}', or name one with --compression-profile",
+          fmt::format("compression needs a profile of the model, and there is none at {}, none of "
+                      "this model came with Tangram, and the user's cache holds none; make it with "
+                      "'tangram calibrate {}', or name one with --compression-profile",
                       ProfilePathBeside(options.model_path), options.model_path),
           "compression_profile"};
 }

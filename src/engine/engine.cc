@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/options.h"
 #include "compression/reconstruction_pass.h"
 #include "engine/engine_loop.h"
 #include "ops/create_backend.h"
@@ -102,7 +103,7 @@ Status CheckConfig(const EngineConfig& c) {
   const auto positive = [](int64_t value, const char* flag) -> Status {
     if (value > 0) return {};
     return MakeError(ErrorKind::kInvalidArgument,
-                     fmt::format("--{} is {}, and must be at least 1", flag, value), flag);
+                     fmt::format("--{} is {}, and must be at least 1", flag, value), ParamOf(flag));
   };
   if (c.max_num_seqs != 0) TANGRAM_RETURN_IF_ERROR(positive(c.max_num_seqs, "max-num-seqs"));
   if (c.max_num_batched_tokens != 0) {

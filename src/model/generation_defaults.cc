@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "base/options.h"
 #include "model/json_reader.h"
 
 namespace tangram {
@@ -64,7 +65,7 @@ Result<GenerationDefaults> ReadGenerationDefaults(const std::string& path) {
 Status OverrideGenerationDefaults(const std::string& text, const std::string& name,
                                   GenerationDefaults* defaults) {
   const auto invalid = [&](std::string message) {
-    return MakeError(ErrorKind::kInvalidArgument, std::move(message), name);
+    return MakeError(ErrorKind::kInvalidArgument, std::move(message), ParamOf(name));
   };
   const auto object = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return invalid(name + ": not a JSON object: " + text);

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <set>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,7 +28,8 @@ class PrefixCache {
  public:
   // Whose state. States at boundary 0 serve all retentions.
   struct Namespace {
-    uint64_t salt = 0;  // keeps those apart who must not share
+    // Keeps those apart who must not share: the text itself, since two of one hash would share.
+    std::string_view salt;
     int retention = 0;  // index of the table
     const RetentionTable* table = nullptr;
   };
@@ -87,7 +89,9 @@ class PrefixCache {
     return hits_at_end_ > kOftenEnough * hits_after_prompt_;
   }
   // Remembers the tokens, without pages.
-  void Remember(uint64_t salt, std::span<const int32_t> tokens) { history_.Add(salt, tokens); }
+  void Remember(std::string_view salt, std::span<const int32_t> tokens) {
+    history_.Add(salt, tokens);
+  }
   // Drops the blocks used least recently, from the ends of states, until the pool has so many free
   // pages. It can.
   void Evict(int64_t num_free);

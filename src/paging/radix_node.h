@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace tangram {
@@ -54,7 +55,7 @@ struct HistoryNode {
   using Children = std::set<std::unique_ptr<HistoryNode>, ByTokens<HistoryNode>>;
 
   HistoryNode* parent = nullptr;
-  uint64_t salt = 0;            // at the top
+  std::string salt;             // at the top
   int depth = 0;                // boundary at its end, in chunks
   std::vector<int32_t> tokens;  // C; none at the top
   Children children;

@@ -4,7 +4,7 @@
 
 namespace tangram {
 
-HistoryNode* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens) {
+HistoryNode* TokenHistory::Find(std::string_view salt, std::span<const int32_t> tokens) {
   const auto root = roots_.find(salt);
   if (root == roots_.end()) return nullptr;
   HistoryNode* chunk = root->second.get();
@@ -17,11 +17,11 @@ HistoryNode* TokenHistory::Find(uint64_t salt, std::span<const int32_t> tokens) 
   return chunk;
 }
 
-HistoryNode* TokenHistory::Add(uint64_t salt, std::span<const int32_t> tokens) {
+HistoryNode* TokenHistory::Add(std::string_view salt, std::span<const int32_t> tokens) {
   while (num_chunks_ > max_chunks_ && !idle_.empty()) Forget(*idle_.begin());
   HistoryNode* chunk = Find(salt, tokens);
   if (chunk == nullptr) {
-    chunk = (roots_[salt] = std::make_unique<HistoryNode>()).get();
+    chunk = (roots_[std::string(salt)] = std::make_unique<HistoryNode>()).get();
     chunk->salt = salt;
     ++num_chunks_;
     Touch(chunk);
@@ -74,7 +74,7 @@ void TokenHistory::Forget(HistoryNode* chunk) {
   --num_chunks_;
   HistoryNode* parent = chunk->parent;
   if (parent == nullptr) {
-    roots_.erase(chunk->salt);
+    roots_.erase(roots_.find(chunk->salt));
     return;
   }
   parent->children.erase(parent->children.find(std::span<const int32_t>(chunk->tokens)));

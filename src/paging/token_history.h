@@ -1,10 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
 #include <span>
+#include <string>
+#include <string_view>
 
 #include "paging/radix_node.h"
 
@@ -18,14 +21,16 @@ class TokenHistory {
   TokenHistory(int chunk, int64_t max_chunks) : chunk_(chunk), max_chunks_(max_chunks) {}
 
   // The last known chunk of these tokens; null if there is not even the salt.
-  HistoryNode* Find(uint64_t salt, std::span<const int32_t> tokens);
+  HistoryNode* Find(std::string_view salt, std::span<const int32_t> tokens);
   // Remembers all whole chunks of `tokens` and returns the last.
-  HistoryNode* Add(uint64_t salt, std::span<const int32_t> tokens);
+  HistoryNode* Add(std::string_view salt, std::span<const int32_t> tokens);
   RadixNode& AddState(HistoryNode& chunk, int retention);
   void RemoveState(HistoryNode& chunk, int retention);
 
   int64_t num_chunks() const { return num_chunks_; }
-  const std::map<uint64_t, std::unique_ptr<HistoryNode>>& roots() const { return roots_; }
+  const std::map<std::string, std::unique_ptr<HistoryNode>, std::less<>>& roots() const {
+    return roots_;
+  }
   // Aborts unless exactly those without states and children are in line to be forgotten.
   void CheckInvariants() const;
 
@@ -41,7 +46,7 @@ class TokenHistory {
 
   int chunk_;
   int64_t max_chunks_, num_chunks_ = 0;
-  std::map<uint64_t, std::unique_ptr<HistoryNode>> roots_;  // by salt
+  std::map<std::string, std::unique_ptr<HistoryNode>, std::less<>> roots_;  // by salt
   std::set<HistoryNode*, Older> idle_;
   uint64_t clock_ = 0;
 };

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -47,7 +48,7 @@ struct Request {
   SamplingParams sampling;
   StopParams stop;
   int priority = 0;                // lower first, where the policy is priority
-  uint64_t cache_salt = 0;         // prefixes are shared only among equal salts
+  std::string cache_salt;          // prefixes are shared only among equal salts
   float compression_ratio = 1.0f;  // the share of the KV cache that is kept, meant to 0.01
 
   int compression_percent() const { return static_cast<int>(std::lround(compression_ratio * 100)); }

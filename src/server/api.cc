@@ -24,16 +24,19 @@ bool IsJson(std::string_view content_type) {
 struct Api::Route {
   std::string_view method, path;
   void (Api::*handle)(const HttpRequest&, std::shared_ptr<HttpReply>);
-  bool open = false;         // without a key
+  enum class For { kKeyHolders, kEverybody, kAdmins } whom = For::kKeyHolders;
   bool needs_model = false;  // 503 until it is loaded
 };
 
 const std::vector<Api::Route>& Api::Routes() {
   static const std::vector<Route> routes = {
-      {.method = "GET", .path = "/health", .handle = &Api::Health, .open = true},
-      {.method = "GET", .path = "/ping", .handle = &Api::Health, .open = true},
-      {.method = "GET", .path = "/livez", .handle = &Api::Live, .open = true},
-      {.method = "GET", .path = "/version", .handle = &Api::Version, .open = true},
+      {.method = "GET", .path = "/health", .handle = &Api::Health, .whom = Route::For::kEverybody},
+      {.method = "GET", .path = "/ping", .handle = &Api::Health, .whom = Route::For::kEverybody},
+      {.method = "GET", .path = "/livez", .handle = &Api::Live, .whom = Route::For::kEverybody},
+      {.method = "GET",
+       .path = "/version",
+       .handle = &Api::Version,
+       .whom = Route::For::kEverybody},
       {.method = "GET", .path = "/metrics", .handle = &Api::RenderMetrics},
       {.method = "GET", .path = "/load", .handle = &Api::Load},
       {.method = "GET", .path = "/v1/models", .handle = &Api::Models, .needs_model = true},
@@ -44,6 +47,10 @@ const std::vector<Api::Route>& Api::Routes() {
        .path = "/v1/completions",
        .handle = &Api::Completion,
        .needs_model = true},
+      {.method = "POST",
+       .path = "/reset_prefix_cache",
+       .handle = &Api::ResetPrefixCache,
+       .whom = Route::For::kAdmins},
   };
   return routes;
 }
@@ -114,25 +121,38 @@ void Api::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   }
   if (request.method == "OPTIONS") return reply->Send({.status = 204, .content_type = ""});
   const Route* route = FindRoute(request.path);
-  const bool open = route && route->open;
-  if (!open && !HasKey(request, config_.api_keys)) {
-    return reply->Send(ErrorResponse(401,
-                                     "Unauthorized: a valid key is needed, as "
-                                     "`Authorization: Bearer KEY`"));
-  }
+  if (auto refusal = CheckKey(route, request)) return reply->Send(std::move(*refusal));
   if (!route) return reply->Send(NoRoute(request.path));
   if (Admit(*route, request, *reply)) (this->*route->handle)(request, std::move(reply));
+}
+
+std::optional<HttpResponse> Api::CheckKey(const Route* route, const HttpRequest& request) const {
+  const Route::For whom = route ? route->whom : Route::For::kKeyHolders;
+  if (whom == Route::For::kEverybody) return std::nullopt;
+  const bool admin = whom == Route::For::kAdmins;
+  if (admin && config_.admin_api_key.empty()) {
+    return ErrorResponse(403, fmt::format("`{}` is switched off. To use it, start the server with "
+                                          "--admin-api-key KEY.",
+                                          route->path));
+  }
+  if (HasKey(request, admin ? std::vector{config_.admin_api_key} : config_.api_keys)) {
+    return std::nullopt;
+  }
+  return ErrorResponse(401,
+                       fmt::format("Unauthorized: {} is needed, as `Authorization: Bearer KEY`",
+                                   admin ? "the key of --admin-api-key" : "a valid key"));
 }
 
 bool Api::Admit(const Route& route, const HttpRequest& request, HttpReply& reply) {
   const bool head = request.method == "HEAD" && route.method == "GET";
   if (request.method != route.method && !head) {
     HttpResponse response =
-        ErrorResponse(405, fmt::format("`{}` takes {} only.", route.path, route.method));
+        ErrorResponse(405, fmt::format("`{}` only accepts {}.", route.path, route.method));
     response.headers.emplace_back("Allow", std::string(route.method) + ", OPTIONS");
     return reply.Send(std::move(response)), false;
   }
-  if (route.method == "POST" && !IsJson(request.Header("content-type"))) {
+  const bool has_body = route.whom != Route::For::kAdmins;
+  if (route.method == "POST" && has_body && !IsJson(request.Header("content-type"))) {
     return reply.Send(ErrorResponse(400, "The Content-Type must be application/json.")), false;
   }
   if (!route.needs_model) return true;
@@ -197,6 +217,13 @@ void Api::Models(const HttpRequest& request, std::shared_ptr<HttpReply> reply) {
 void Api::Load(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
   const size_t load = config_.server_load_tracking ? in_flight_.size() : 0;
   reply->Send({.body = fmt::format("{{\"server_load\":{}}}", load)});
+}
+
+void Api::ResetPrefixCache(const HttpRequest&, std::shared_ptr<HttpReply> reply) {
+  if (!model_) return reply->Send(ErrorResponse(503, "Loading model"));
+  model_->engine->ClearPrefixCache();
+  LogInfo("The prefix cache is emptied: POST /reset_prefix_cache");
+  reply->Send({.content_type = ""});
 }
 
 void Api::RenderMetrics(const HttpRequest&, std::shared_ptr<HttpReply> reply) {

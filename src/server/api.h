@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -68,6 +69,8 @@ class Api {
   static Status CheckModel(const std::string& name, const ServedModel& model);
   // Whether the request may go on; else it was answered.
   bool Admit(const Route& route, const HttpRequest& request, HttpReply& reply);
+  // Whether the request's key opens the route (null: there is none), or what to answer.
+  std::optional<HttpResponse> CheckKey(const Route* route, const HttpRequest& request) const;
 
   void Health(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
   void Live(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
@@ -75,6 +78,7 @@ class Api {
   void Models(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
   void Load(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
   void RenderMetrics(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
+  void ResetPrefixCache(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
   void Tokenize(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
   void Detokenize(const HttpRequest& request, std::shared_ptr<HttpReply> reply);
   void Chat(const HttpRequest& request, std::shared_ptr<HttpReply> reply);

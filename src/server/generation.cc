@@ -62,9 +62,7 @@ Status Generation::Submit(const ListenerFactory& make_listener) {
     request.stop = StopOf(i);
     request.priority = request_.priority;
     request.compression_ratio = request_.compression_ratio;
-    if (!request_.cache_salt.empty()) {
-      request.cache_salt = std::hash<std::string>{}(request_.cache_salt);
-    }
+    request.cache_salt = request_.cache_salt;
     auto id = model_->engine->Submit(std::move(request), make_listener(static_cast<int>(i)));
     if (!id) {
       AbortRunning();

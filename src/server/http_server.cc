@@ -49,9 +49,9 @@ class HttpServer::Impl {
     if (acceptors_.empty()) {
       return MakeError(
           ErrorKind::kInvalidArgument,
-          fmt::format("cannot listen on {}: {}; --port names another, 0 any free one",
+          fmt::format("cannot listen on {}: {}; choose another port with --port (0: any free one)",
                       JoinHostPort(shared_->config.host, shared_->config.port), last.message()),
-          "--port");
+          "port");
     }
     for (const auto& acceptor : acceptors_) Accept(acceptor);
     Every(kSweepPeriod, [this] { Sweep(); });
@@ -118,7 +118,7 @@ class HttpServer::Impl {
       return MakeError(
           ErrorKind::kInvalidArgument,
           fmt::format("cannot resolve the host `{}`: {}", shared_->config.host, error.message()),
-          "--host");
+          "host");
     }
     std::vector<tcp::endpoint> endpoints;
     for (const auto& entry : results) endpoints.push_back(entry.endpoint());

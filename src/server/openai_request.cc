@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 constexpr size_t kMaxPrompts = 4096;
+constexpr size_t kMaxSaltBytes = 1024;         // the prefix cache keeps it
 constexpr size_t kMaxBadWords = 1000;          // each is looked for at every token
 constexpr float kSmallestTemperature = 0.01f;  // below, logits overflow; vLLM clamps there too
 
@@ -162,8 +163,9 @@ void ReadCommon(JsonFields* fields, const OpenAiLimits& limits, OpenAiRequest* r
     fields->Fail("priority", "needs a server with --scheduling-policy priority");
   }
   fields->Read("cache_salt", &request->cache_salt);
-  if (fields->Find("cache_salt") && request->cache_salt.empty()) {
-    fields->Fail("cache_salt", "must not be empty");
+  const size_t salt_bytes = request->cache_salt.size();
+  if (fields->Find("cache_salt") && (salt_bytes == 0 || salt_bytes > kMaxSaltBytes)) {
+    fields->Fail("cache_salt", fmt::format("must have 1 to {} bytes", kMaxSaltBytes));
   }
   fields->Read("return_token_ids", &request->return_token_ids);
   fields->Read("return_tokens_as_token_ids", &request->tokens_as_ids);
@@ -198,8 +200,9 @@ void ReadPrompt(const Json& prompt, int vocab_size, JsonFields* fields, OpenAiRe
     JsonFields inner(holder);
     inner.Read("prompt", &item.ids, 0, vocab_size - 1);
     if (!inner.ok()) {
-      return fail(fmt::format("has a token id that is out of vocabulary, or none: ids are 0 to {}",
-                              vocab_size - 1));
+      return fail(
+          fmt::format("has an item that is not a token id, or out of vocabulary: ids are 0 to {}",
+                      vocab_size - 1));
     }
     request->prompts.push_back(std::move(item));
   };
@@ -242,7 +245,7 @@ void ReadChatInput(JsonFields* fields, const ServerConfig& config, OpenAiRequest
   const Json* asked = fields->Find("add_generation_prompt");
   if (request->continue_final_message) {
     if (asked && request->add_generation_prompt) {
-      fields->Fail("continue_final_message", "and `add_generation_prompt` exclude each other");
+      fields->Fail("continue_final_message", "cannot be combined with `add_generation_prompt`");
     }
     request->add_generation_prompt = false;
     if (request->last_content.empty()) {
@@ -251,7 +254,8 @@ void ReadChatInput(JsonFields* fields, const ServerConfig& config, OpenAiRequest
   }
   fields->Read("chat_template", &request->chat_template);
   if (!request->chat_template.empty() && !config.trust_request_chat_template) {
-    fields->Fail("chat_template", "is only taken with --trust-request-chat-template");
+    fields->Fail("chat_template",
+                 "is only accepted if the server runs with --trust-request-chat-template");
   }
   if (const Json* kwargs = fields->Find("chat_template_kwargs")) {
     if (!kwargs->is_object()) fields->Fail("chat_template_kwargs", "must be an object");
@@ -314,8 +318,7 @@ Result<OpenAiRequest> ParseCompletionRequest(std::string_view body, const OpenAi
   if (logprobs) SetLogprobs(&fields, "logprobs", *logprobs, limits.config, &request.sampling);
   if (logprobs && request.echo) {
     fields.Fail("logprobs",
-                "together with `echo` asks for the prompt's, which this server does not "
-                "give");
+                "cannot be combined with `echo`: this server does not give the prompt's logprobs");
   }
   return Finish(fields, std::move(request));
 }

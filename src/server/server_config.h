@@ -15,6 +15,7 @@ struct ServerConfig {
   std::string root_path;  // a prefix that a proxy in front adds to every path
 
   std::vector<std::string> api_keys;                 // empty: everybody may ask
+  std::string admin_api_key;                         // of what operators do; empty: nobody may
   std::vector<std::string> allowed_origins = {"*"};  // CORS
 
   size_t max_body_size = 64u << 20;     // bytes; more is answered 413

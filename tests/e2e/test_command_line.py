@@ -23,12 +23,12 @@ def run(*arguments, stdin="", environment=None, timeout=120, **options):
     (["serve"], 2, "name a model"),
     (["serve", MODEL, "--max-modle-len", "5"], 2, "did you mean --max-model-len?"),
     (["serve", MODEL, "--port", "99999"], 2, "99999"),
-    (["serve", MODEL, "--ssl-keyfile", "x"], 2, "TLS is not spoken"),
+    (["serve", MODEL, "--ssl-keyfile", "x"], 2, "TLS is not supported"),
     (["serve", MODEL, "-tp", "2"], 2, "one device"),
     (["serve", MODEL, "--master-addr", "10.0.0.1"], 2, "one device"),
     (["serve", MODEL, "--max-num-queued-tokens", "9"], 2, "--max-queued-requests"),
     (["serve", MODEL, "--port", "0", "--override-generation-config", '{"top_k": -3}'], 2, "top_k"),
-    (["serve", MODEL, "--kv-cache-dtype", "fp8"], 2, "none of auto"),
+    (["serve", MODEL, "--kv-cache-dtype", "fp8"], 2, "is not one of auto"),
     (["serve", MODEL, "--max-model-len", "1M"], 2, "positions that the model knows"),
     (["serve", MODEL, "--port", "0", "--kv-cache-memory-bytes", "10k"], 4, "--max-model-len"),
     (["serve", "/nonexistent", "--port", "0"], 5, "no such file"),
@@ -42,12 +42,12 @@ def run(*arguments, stdin="", environment=None, timeout=120, **options):
      "Waiting for the server, 1 s at most"),
     (["bench", "serve"], 2, "--tokenizer is needed"),
     (["chat", "https://example.org"], 2, "only http"),
-    (["chat", "http://127.0.0.1:1", "--document", "/nonexistent"], 2, "no text in it"),
+    (["chat", "http://127.0.0.1:1", "--document", "/nonexistent"], 2, "the file is missing or empty"),
     (["calibrate"], 2, "name a model"),
     (["calibrate", MODEL, "--samples", "100"], 2, "give a longer one with --texts"),
     (["calibrate", MODEL, "-o", "/dev/null/x"], 5, "/dev/null: Not a directory; name another file with -o"),
     (["calibrate", MODEL, "-o", "/nowhere/x"], 5, "/nowhere: No such file or directory"),
-    (["calibrate", MODEL, "--texts", "/nonexistent"], 2, "no text in it"),
+    (["calibrate", MODEL, "--texts", "/nonexistent"], 2, "the file is missing or empty"),
     (["calibrate", MODEL, "--sample-tokens", "100"], 2, "at least a chunk"),
     (["calibrate", MODEL, "--compression-chunk-size", "100"], 2, "multiple of the page"),
     (["inspect"], 2, "name a model or a profile"),
@@ -105,7 +105,8 @@ def test_a_config_that_is_not_served_is_refused(tmp_path):
 
 def test_version():
     done = run("--version")
-    assert done.returncode == 0 and re.fullmatch(r"tangram \d+\.\d+\.\d+\n", done.stdout)
+    assert done.returncode == 0 and re.fullmatch(
+        r"tangram \d+\.\d+\.\d+\ncommit ([0-9a-f]{12}|unknown)\nbuilt with .+, .+, (without CUDA|CUDA .+)\n", done.stdout)
 
 
 @pytest.mark.parametrize("command", [["serve"], ["chat"], ["generate"], ["calibrate"], ["inspect"], ["bench", "serve"],
@@ -115,6 +116,7 @@ def test_every_command_has_help(command):
     done = run(*command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: tangram " + " ".join(command))
+    assert max(map(len, done.stdout.splitlines())) <= 120
 
 
 def test_a_service_named_tangram_does_not_set_the_port():
@@ -150,7 +152,7 @@ def test_chat_fails_with_the_servers_words(server):
 def test_chat_takes_a_slash_and_a_word_for_a_command(server):
     done = run("chat", server.url, stdin="/help\n")
     assert done.returncode == 0
-    assert "There is no /help: /clear" in done.stdout and "prompt tokens" not in done.stdout
+    assert "Unknown command /help. /clear" in done.stdout and "prompt tokens" not in done.stdout
 
 
 def test_generate_is_greedy_and_repeats(server, client):

@@ -1,6 +1,7 @@
 """Compression as the command line has it: what is refused, what is accepted, where the profile comes from."""
 
 import json
+import re
 import zipfile
 
 import httpx
@@ -25,8 +26,8 @@ ON = ["--port", "0", "--compression-profile", PROFILE, "--compression-ratio"]
     ([*ON, "0.3", "--compression-chunk-size", "2147483632"], "above 4194304"),
     ([*ON, "0.3", "--compression-chunk-size", "64", "--compression-window-size", "64"], "below the chunk"),
     ([*ON, "0.3", "--compression-chunk-size", "256", "--compression-floor-min", "512"], "--compression-floor-min"),
-    ([*ON, "0.3", "--compression-level", "sideways"], "none of uniform"),
-    ([*ON, "0.3", "--compression-scorer", "h2o"], "none of gate"),
+    ([*ON, "0.3", "--compression-level", "sideways"], "is not one of uniform"),
+    ([*ON, "0.3", "--compression-scorer", "h2o"], "is not one of gate"),
     ([*ON, "0.3", "--page-group-size", "7"], "does not divide"),
     ([*ON, "0.3", "--head-group-cluster-map", "/nowhere"], "/nowhere"),
     (["--compression-ratio", "0.3", "--compression-profile", "/nowhere"], "/nowhere"),
@@ -161,7 +162,7 @@ def test_a_published_profile_is_imported_and_served(tmp_path):
     npz = write_npz(tmp_path / "profile.npz", compression=zipfile.ZIP_DEFLATED)
     done = run("calibrate", model, "--import", npz, "--texts", "unread")
     assert done.returncode == 0, done.stderr
-    assert "--texts has no effect: what --import names is taken as it is" in done.stderr
+    assert "--texts has no effect: --import takes the profile as it is" in done.stderr
     assert "imported from a published profile of some/model" in done.stdout
     for profile in (tmp_path / "tiny.profile.safetensors", npz):
         with ServerProcess("--load-format", "dummy", "--compression-ratio", "0.3", "--compression-scorer",
@@ -187,6 +188,17 @@ def test_inspect_prints_and_draws(tmp_path):
         assert text.startswith("<svg") and text.endswith("</svg>\n")
 
 
+def test_the_shipped_profile_needs_no_flag():
+    """The default model's, in the source tree: nothing is calibrated."""
+    with ServerProcess("--compression-ratio", "0.3") as server:
+        text = server.text()
+    assert re.search(r"Compression profile: \S*/profiles/SmolLM2\S*, shipped with Tangram", text), text
+    assert "calibrating" not in text
+    done = run("inspect", MODEL)
+    assert done.returncode == 0, done.stderr
+    assert "/profiles/SmolLM2" in done.stdout
+
+
 def test_inspect_needs_no_weights_and_takes_a_profile_alone(tmp_path):
     model = write_tiny_model(tmp_path / "tiny")
     npz = write_npz(tmp_path / "profile.npz")
@@ -199,4 +211,4 @@ def test_inspect_needs_no_weights_and_takes_a_profile_alone(tmp_path):
     done = run("inspect", model)
     assert done.returncode == 2 and "tangram calibrate" in done.stderr
     done = run("inspect", npz, "--compression-ratio", "0.1")
-    assert done.returncode == 2 and "the profile knows" in done.stderr
+    assert done.returncode == 2 and "the profile covers ratios from" in done.stderr

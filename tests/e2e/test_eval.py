@@ -85,7 +85,7 @@ def test_ones_own_conversations(tmp_path):
     done = evaluate(MODEL, "--compression-profile", PROFILE, "--data", data, "--ratios", "0.5", "--json", tmp_path / "out",
                     "--length", 1024)
     assert done.returncode == 0, done.stderr
-    assert "--length has no effect: --data brings the tests" in done.stderr and "WARNING" not in done.stdout
+    assert "--length has no effect: the tests come from --data" in done.stderr and "WARNING" not in done.stdout
     records = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert len(records) == 4 and all(0 < r["loss"] < 4 for r in records)
     # Below a chunk nothing is dropped.
@@ -109,8 +109,8 @@ def test_the_tests_can_be_exported(tmp_path):
     ([MODEL, "--ratios", "0.01", "--compression-profile", PROFILE], "was measured at"),
     ([MODEL, "--scorers", "gates"], "--scorers gates"),
     ([MODEL, "--levels", "cross"], "--levels cross"),
-    ([MODEL, "--tasks", "riddle"], "--tasks riddle"),
-    ([MODEL, "--length", "1000"], "--length 1000 is not a multiple of the chunk"),
+    ([MODEL, "--tasks", "riddle"], "--tasks: 'riddle'"),
+    ([MODEL, "--length", "1000"], "--length 1000 must be a multiple of the chunk"),
     ([MODEL, "--continuation", "5000"], "--continuation 5000"),
     ([MODEL, "--samples", "0"], "--samples"),
     ([MODEL, "--data", "/nonexistent"], "/nonexistent: no such file"),

@@ -2,7 +2,9 @@
 
 import time
 
-from server_process import NAME
+import httpx
+
+from server_process import NAME, ServerProcess
 
 TURNS = 10
 
@@ -49,3 +51,22 @@ def test_the_tenth_turn(client):
     print(f"\nturn {TURNS}: {usage.prompt_tokens} prompt tokens, {cached} cached; "
           f"TTFT {ttft:.3f} s, cold {cold_ttft:.3f} s, ratio {ttft / cold_ttft:.3f}")
     assert ttft <= 0.15 * cold_ttft
+
+
+def test_an_operator_empties_it():
+    with ServerProcess("--admin-api-key", "sesame") as server:
+        def cached():
+            body = {"model": NAME, "prompt": facts(20, 0), "max_tokens": 1}
+            usage = httpx.post(server.url + "/v1/completions", json=body, timeout=60).json()["usage"]
+            return usage["prompt_tokens_details"]["cached_tokens"]
+
+        def reset(key):
+            return httpx.post(server.url + "/reset_prefix_cache", headers={"Authorization": "Bearer " + key})
+
+        assert cached() == 0
+        assert cached() > 100
+        assert reset("guess").status_code == 401
+        assert cached() > 100
+        assert reset("sesame").status_code == 200
+        assert cached() == 0
+        assert "sesame" not in server.text()

@@ -58,10 +58,5 @@ TEST(ThreadPoolTest, IdleThreadsSleep) {
   EXPECT_LT(cpu_seconds() - before, 0.02);
 }
 
-TEST(ThreadPoolTest, CoresAreThoseOfTheAffinityMask) {
-  EXPECT_GE(AvailableCores(), 1);
-  EXPECT_LE(AvailableCores(), static_cast<int>(std::thread::hardware_concurrency()));
-}
-
 }  // namespace
 }  // namespace tangram::ops

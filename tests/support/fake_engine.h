@@ -35,12 +35,13 @@ class FakeEngine : public Engine {
   Result<RequestId> Submit(Request request, TokenListener listener) override;
   void Abort(RequestId id) override;
   EngineStats Stats() const override;
-  void ClearPrefixCache() override {}
+  void ClearPrefixCache() override { ++num_clears_; }
   bool dead() const override { return dead_; }
 
   // Ends every request with kError and dies, as after an internal fault.
   void Die();
-  std::vector<Request> submitted() const;  // all so far
+  std::vector<Request> submitted() const;         // all so far
+  int num_clears() const { return num_clears_; }  // of the prefix cache
 
  private:
   struct Live {
@@ -66,6 +67,7 @@ class FakeEngine : public Engine {
   StepHistogram<StepTokensBounds> step_tokens_;
   bool stopping_ = false;
   std::atomic<bool> dead_ = false;
+  std::atomic<int> num_clears_ = 0;
   std::thread thread_;
 };
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 namespace tangram::testing {
@@ -55,6 +56,12 @@ std::string HttpClient::Read(size_t size) {
   const std::string out = buffer_.substr(0, size);
   buffer_.erase(0, out.size());
   return out;
+}
+
+bool HttpClient::Ended() {
+  char byte;
+  const ssize_t size = buffer_.empty() ? recv(fd_, &byte, 1, MSG_PEEK) : 1;
+  return size == 0 || (size < 0 && errno == ECONNRESET);
 }
 
 bool HttpClient::ReadUntil(std::string_view text) {

@@ -28,6 +28,9 @@ class HttpClient {
   HttpResult ReadResponse(bool head = false);
   // What comes next, up to `size` bytes; empty at the end, or after a minute.
   std::string Read(size_t size);
+  // Whether nothing more comes because the server has closed the connection; false if something
+  // comes, or nothing happens for a minute.
+  bool Ended();
   // Reads until `text` has come; false if the connection ends first.
   bool ReadUntil(std::string_view text);
   void Close();

@@ -1,5 +1,6 @@
 #include <vector>
 
+#include "base/cores.h"
 #include "base/log.h"
 #include "ops/backend.h"
 #include "ops/cpu/attention.h"

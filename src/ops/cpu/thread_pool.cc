@@ -1,7 +1,5 @@
 #include "ops/cpu/thread_pool.h"
 
-#include <sched.h>
-
 #include <chrono>
 
 namespace tangram::ops {
@@ -32,12 +30,6 @@ bool SpinUntil(const Ready& ready) {
 }
 
 }  // namespace
-
-int AvailableCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
-}
 
 ThreadPool::ThreadPool(int num_threads) {
   for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { ThreadMain(i); });

@@ -7,9 +7,6 @@
 
 namespace tangram::ops {
 
-// Cores that this process may use, as its affinity mask says.
-int AvailableCores();
-
 // Runs the tasks of one loop on the caller and on its own threads. A step makes hundreds of loops
 // of a few microseconds each, so threads spin for a moment before they sleep; a pool without work
 // sleeps.

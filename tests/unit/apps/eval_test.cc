@@ -147,7 +147,8 @@ TEST(Tasks, AQuestionInThePromptEndsTheContext) {
 TEST(Tasks, WhatCannotBeMadeIsRefused) {
   const auto unknown = Samples({.tasks = {"riddle"}});
   ASSERT_FALSE(unknown);
-  EXPECT_NE(unknown.error().message.find("riddle: there are document, needle"), std::string::npos);
+  EXPECT_NE(unknown.error().message.find("'riddle' is not one of document, needle"),
+            std::string::npos);
   EXPECT_FALSE(Samples({.tasks = {"multikey"}, .length = 256}));
   EXPECT_FALSE(Samples({.tasks = {"document"}, .length = 10'000'000}));
 }

@@ -105,6 +105,21 @@ TEST(Options, TheLastOfARepeatedOptionCounts) {
   EXPECT_EQ(c.port, 2);
 }
 
+TEST(Options, ErrorsNameTheOptionAsJsonDoes) {
+  const auto param = [](std::vector<std::string> args) {
+    Command c;
+    const Status status = c.options.Parse(std::move(args));
+    return status ? "no error" : status.error().param;
+  };
+  EXPECT_EQ(param({"--max-model-len", "many"}), "max_model_len");
+  EXPECT_EQ(param({"--max_model_len", "many"}), "max_model_len");
+  EXPECT_EQ(param({"--enable-prefix-caching=perhaps"}), "enable_prefix_caching");
+  EXPECT_EQ(param({"--max-modle-len", "5"}), "max_modle_len");
+  EXPECT_EQ(param({"--config", "/nowhere"}), "config");
+  EXPECT_EQ(ParamOf("--max-model-len"), "max_model_len");
+  EXPECT_EQ(FlagOf("max_model_len"), "--max-model-len");
+}
+
 TEST(Options, SaysWhatIsWrong) {
   EXPECT_EQ(Command().ErrorOf({"--max-modle-len", "5"}),
             "unknown flag --max-modle-len; did you mean --max-model-len?");
@@ -113,7 +128,7 @@ TEST(Options, SaysWhatIsWrong) {
   EXPECT_EQ(Command().ErrorOf({"--zzzzzzzzzzzzzz"}),
             "unknown flag --zzzzzzzzzzzzzz; --help lists the flags");
   EXPECT_NE(Command().ErrorOf({"a", "b"}), "no error");
-  EXPECT_EQ(Command().ErrorOf({"--dtype", "f8"}), "--dtype: 'f8' is none of auto, f16");
+  EXPECT_EQ(Command().ErrorOf({"--dtype", "f8"}), "--dtype: 'f8' is not one of auto, f16");
   EXPECT_EQ(Command().ErrorOf({"--port", "99999999999"}), "--port: 99999999999 is out of range");
   EXPECT_EQ(Command().ErrorOf({"--seed", "-1"}), "--seed: -1 is out of range");
   EXPECT_EQ(Command().ErrorOf({"--share", "x"}), "--share: 'x' is not a number");
@@ -150,7 +165,7 @@ TEST(Options, CommandLineWinsOverEnvironmentOverFile) {
   EXPECT_FALSE(c.caching);
   EXPECT_EQ(c.api_keys, (std::vector<std::string>{"a", "b"}));
   ASSERT_EQ(c.options.warnings().size(), 1u);
-  EXPECT_EQ(c.options.warnings()[0], "TANGRAM_ARG_TYPO is no option of this command: ignored");
+  EXPECT_EQ(c.options.warnings()[0], "TANGRAM_ARG_TYPO is not an option of this command: ignored");
 }
 
 TEST(Options, AliasesHoldForEverySource) {
@@ -200,7 +215,7 @@ TEST(Options, HelpShowsGroupsAndDefaultsAndCanBeNarrowed) {
   ASSERT_TRUE(c.options.help_wanted());
   const std::string help = c.options.Help();
   for (const char* part : {"\nModel\n", "\nServer\n", "--port, -p", "[8000]",
-                           "--[no-]enable-prefix-caching", "(auto|f16)"}) {
+                           "--[no-]enable-prefix-caching", "(auto | f16)"}) {
     EXPECT_NE(help.find(part), std::string::npos) << part;
   }
   EXPECT_EQ(help.find("trust-remote-code"), std::string::npos);

@@ -1,5 +1,5 @@
-// Where a profile comes from, on a tiny model: named, beside the model, from the user's cache,
-// made.
+// Where a profile comes from, on a tiny model: named, beside the model, shipped, from the user's
+// cache, made.
 
 #include "compression/find_profile.h"
 
@@ -89,6 +89,41 @@ TEST_F(FindProfileTest, TheNamedOneComesFirstThenTheOneBesideTheModel) {
   ASSERT_TRUE(SaveProfile(Made(), config_.compression_profile));
   EXPECT_EQ(FindOrMake()->path, config_.compression_profile);
   EXPECT_EQ(num_made_, 1);
+}
+
+TEST_F(FindProfileTest, AShippedOneOfTheseWeightsComesBeforeTheCache) {
+  ASSERT_TRUE(FindOrMake());
+  fs::create_directories(root_ / "shipped");
+  config_.shipped_profiles = root_ / "shipped";
+  Profile other = Made();
+  ++other.model_fingerprint;
+  ASSERT_TRUE(SaveProfile(other, root_ / "shipped/a.profile.safetensors"));
+  std::ofstream(root_ / "shipped/b.profile.safetensors") << "garbage";
+  EXPECT_EQ(FindOrMake()->path, Cached());
+  const std::string shipped = root_ / "shipped/c.profile.safetensors";
+  ASSERT_TRUE(SaveProfile(Made(0.7f), shipped));  // above the ratio that is asked for
+  EXPECT_EQ(FindOrMake()->path, Cached());
+  ASSERT_TRUE(SaveProfile(Made(), shipped));
+  const auto found = FindOrMake();
+  EXPECT_EQ(found->path, shipped);
+  EXPECT_EQ(found->origin, "shipped with Tangram");
+  const std::string beside = ProfilePathBeside(config_.model_path);
+  ASSERT_TRUE(SaveProfile(Made(), beside));
+  EXPECT_EQ(FindOrMake()->path, beside);
+  EXPECT_EQ(num_made_, 1);
+}
+
+TEST_F(FindProfileTest, AShippedOneIsFoundByTheModelsName) {
+  const std::string shipped = root_ / "Tiny-1B.profile.safetensors";
+  std::ofstream(shipped) << "anything";
+  for (const char* model : {"Tiny-1B", "a/Tiny-1B/", "Tiny-1B.gguf", "b/Tiny-1B.Q4_1.gguf"}) {
+    EXPECT_EQ(ShippedProfileByName(root_, model), shipped) << model;
+  }
+  for (const char* model : {"Tiny-1B-Instruct.gguf", "Tiny", "", "Other.gguf"}) {
+    EXPECT_EQ(ShippedProfileByName(root_, model), "") << model;
+  }
+  EXPECT_EQ(ShippedProfileByName("/nowhere", "Tiny-1B"), "");
+  EXPECT_EQ(ShippedProfileByName("", "Tiny-1B"), "");
 }
 
 TEST_F(FindProfileTest, ACachedOneThatDoesNotServeIsMadeAnew) {

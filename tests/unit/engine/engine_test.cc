@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <latch>
 #include <thread>
 
 #include "support/engine_session.h"
@@ -12,7 +13,7 @@
 namespace tangram {
 namespace {
 
-using std::chrono_literals::operator""s;
+using namespace std::chrono_literals;
 
 TEST(EngineTest, TokensDoNotDependOnLoadChunkingOrPreemption) {
   EngineConfig config = TinyConfig();
@@ -118,7 +119,7 @@ TEST(EngineTest, SamplingDefaultsOfTheModelAFileOrTheCommandLine) {
     auto engine = Engine::Create(config);
     ASSERT_FALSE(engine) << bad;
     EXPECT_EQ(engine.error().kind, ErrorKind::kInvalidArgument) << bad;
-    EXPECT_EQ(engine.error().param, "--override-generation-config");
+    EXPECT_EQ(engine.error().param, "override_generation_config");
   }
   config.override_generation_config.clear();
   config.generation_config = "/nowhere";
@@ -130,19 +131,24 @@ TEST(EngineTest, AbortEndsARequestAndFreesItsPages) {
   config.enable_prefix_caching = false;
   auto engine = Start(config);
   Collector running, other;
-  const auto id =
-      engine->Submit(MakeRequest(1, 8, 40, engine->info().vocab_size), running.Listener());
+  // The engine waits with the second token until the request is aborted: it cannot end before.
+  std::latch aborted(1);
+  int told = 0;
+  const auto id = engine->Submit(MakeRequest(1, 8, 40, engine->info().vocab_size),
+                                 [&, tell = running.Listener()](const TokenEvent& event) {
+                                   tell(event);
+                                   if (++told == 2) aborted.wait();
+                                 });
   ASSERT_TRUE(id);
   ASSERT_TRUE(engine->Submit(MakeRequest(2, 8, 30, engine->info().vocab_size), other.Listener()));
   running.WaitForTokens(2);
   engine->Abort(*id);
   engine->Abort(*id + 1000);  // never was
-  const size_t told = running.Wait().size();
-  if (told < 40) {
-    EXPECT_EQ(running.reason(), FinishReason::kAbort);
-  }
+  aborted.count_down();
+  EXPECT_LT(running.Wait().size(), 40u);
+  EXPECT_EQ(running.reason(), FinishReason::kAbort);
   EXPECT_EQ(other.Wait().size(), 30u);
-  const auto patience = std::chrono::steady_clock::now() + 5s;
+  const auto patience = std::chrono::steady_clock::now() + 60s;
   while (engine->Stats().pages_held != 0 && std::chrono::steady_clock::now() < patience) {
     std::this_thread::yield();
   }
@@ -186,14 +192,18 @@ TEST(EngineTest, EndingTheEngineEndsItsRequests) {
   {
     auto engine = Start(TinyConfig());
     for (Collector& c : collectors) {
-      ASSERT_TRUE(engine->Submit(MakeRequest(5, 8, 50, engine->info().vocab_size), c.Listener()));
+      // Eight run at once, so that the last begin after a hundred steps of eight times 5 ms.
+      ASSERT_TRUE(engine->Submit(MakeRequest(5, 8, 50, engine->info().vocab_size),
+                                 [tell = c.Listener()](const TokenEvent& event) {
+                                   tell(event);
+                                   if (!event.finished) std::this_thread::sleep_for(5ms);
+                                 }));
     }
     collectors[0].WaitForTokens(1);
   }
   for (Collector& c : collectors) {
-    if (c.Wait().size() < 50) {
-      EXPECT_EQ(c.reason(), FinishReason::kAbort);
-    }
+    EXPECT_LT(c.Wait().size(), 50u);
+    EXPECT_EQ(c.reason(), FinishReason::kAbort);
   }
 }
 
@@ -230,7 +240,7 @@ TEST(EngineTest, BadConfigsAreRefused) {
             ErrorKind::kInvalidArgument);
   EXPECT_EQ(error([](EngineConfig& c) { c.kv_cache_dtype = "int3"; }).param, "kv_cache_dtype");
   EXPECT_EQ(error([](EngineConfig& c) { c.max_model_len = 1 << 20; }).param, "max_model_len");
-  EXPECT_EQ(error([](EngineConfig& c) { c.max_num_seqs = -1; }).param, "max-num-seqs");
+  EXPECT_EQ(error([](EngineConfig& c) { c.max_num_seqs = -1; }).param, "max_num_seqs");
   EXPECT_EQ(error([](EngineConfig& c) { c.num_pages_override = 2; }).kind, ErrorKind::kOutOfMemory);
 }
 

@@ -24,17 +24,17 @@ class PrefixCacheTest : public testing::Test {
     held_.clear();
   }
   // A finished sequence's state.
-  void Leave(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+  void Leave(const std::vector<int32_t>& tokens, std::string_view salt = {}) {
     Fill(int(tokens.size()));
     cache_.Insert(Kind(salt), tokens, {&table_, 0, 0}, PrefixCache::Extent::kAll);
     DropSequenceRefs();
     Check();
   }
-  PrefixCache::Namespace Kind(uint64_t salt) const { return {salt, 0, &full_}; }
-  PrefixCache::Match Find(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+  PrefixCache::Namespace Kind(std::string_view salt) const { return {salt, 0, &full_}; }
+  PrefixCache::Match Find(const std::vector<int32_t>& tokens, std::string_view salt = {}) {
     return cache_.Find(Kind(salt), tokens, kChunk);
   }
-  int Found(const std::vector<int32_t>& tokens, uint64_t salt = 0) {
+  int Found(const std::vector<int32_t>& tokens, std::string_view salt = {}) {
     return Find(tokens, salt).num_tokens;
   }
   void Check() {
@@ -64,9 +64,9 @@ TEST_F(PrefixCacheTest, FindsTheLongestCommonPrefixAtAnyToken) {
 }
 
 TEST_F(PrefixCacheTest, KeepsSaltsApart) {
-  Leave({1, 2, 3, 4}, 7);
+  Leave({1, 2, 3, 4}, "salt");
   EXPECT_EQ(Found({1, 2, 3, 4}), 0);
-  EXPECT_EQ(Found({1, 2, 3, 4}, 7), 4);
+  EXPECT_EQ(Found({1, 2, 3, 4}, "salt"), 4);
 }
 
 TEST_F(PrefixCacheTest, CopiesWhatOthersMayStillRead) {
@@ -105,13 +105,24 @@ TEST_F(PrefixCacheTest, EvictsTheOldestFromItsEnd) {
   Check();
 }
 
+TEST_F(PrefixCacheTest, SaltsOfOneHashDoNotShare) {
+  // What anybody can make who knows a hash of 64 bits: libstdc++'s std::hash is the same for both.
+  const std::string_view one = "sq84mvsd6KyhtVwv";
+  const std::string_view two = "sq\xf5M\b\\\x1b\xf3\x36K6\x82\x0f<\x1f\x05";
+  EXPECT_EQ(std::hash<std::string_view>{}(one), std::hash<std::string_view>{}(two));
+  Leave({1, 2, 3, 4, 5}, one);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5}, one), 5);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5}, two), 0);
+  EXPECT_EQ(Found({1, 2, 3, 4, 5}), 0);
+}
+
 TEST_F(PrefixCacheTest, CountsEndsThatAreKeptAndThoseThatWent) {
   EXPECT_EQ(cache_.num_ends(), 0);
   Leave({1, 2, 3, 4, 5, 6, 7, 8});
   Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});  // goes on, and has no end of its own
   EXPECT_EQ(cache_.num_ends(), 1);
   Leave({1, 2, 3, 4, 6, 6});
-  Leave({9, 9, 9, 9}, /*salt=*/1);
+  Leave({9, 9, 9, 9}, /*salt=*/"other");
   EXPECT_EQ(cache_.num_ends(), 3);
   EXPECT_EQ(Found({1, 2, 3, 4, 6, 6}), 6);  // the longest is the oldest now
   const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kGroups); };
@@ -147,20 +158,20 @@ TEST_F(PrefixCacheTest, WhatIsBehindACommonBeginningStaysAsOldAsItWas) {
 TEST_F(PrefixCacheTest, RemovesAllThatBeginsWithWhatIsWrong) {
   Leave({1, 2, 3, 4, 5, 6, 7, 8, 9});
   Leave({1, 2, 3, 4, 8, 8, 8, 8});
-  Leave({1, 2, 3, 3}, /*salt=*/1);
+  Leave({1, 2, 3, 3}, /*salt=*/"other");
   Leave({1, 2, 0, 0});
-  cache_.RemoveAll(Kind(0), std::vector<int32_t>{1, 2, 3, 4, 5, 0});
+  cache_.RemoveAll(Kind(""), std::vector<int32_t>{1, 2, 3, 4, 5, 0});
   Check();
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 2);  // of the other's block
   EXPECT_EQ(Found({1, 2, 3, 4, 8, 8}), 2);
-  EXPECT_EQ(Found({1, 2, 3, 3}, 1), 4);
+  EXPECT_EQ(Found({1, 2, 3, 3}, "other"), 4);
   EXPECT_EQ(Found({1, 2, 0, 0}), 4);
   EXPECT_EQ(pool_.num_evictable(), 2 * kGroups);
 }
 
 TEST_F(PrefixCacheTest, ASequenceThatRunsOnLeavesWholePagesAndKeepsThemInUse) {
   Fill(6);
-  cache_.Insert(Kind(0), std::vector<int32_t>{1, 2, 3, 4, 5, 6}, {&table_, 0, 0},
+  cache_.Insert(Kind(""), std::vector<int32_t>{1, 2, 3, 4, 5, 6}, {&table_, 0, 0},
                 PrefixCache::Extent::kWholePages);
   Check();
   EXPECT_EQ(Found({1, 2, 3, 4, 5, 6}), 4);
@@ -174,8 +185,8 @@ TEST_F(PrefixCacheTest, WhatSomebodyWaitsForIsEvictedLastTheEndOfTheQueueFirst) 
   Leave(a);
   Leave(b);
   Leave(c);
-  cache_.PinForQueued(Kind(0), a, kChunk, /*rank=*/1);
-  cache_.PinForQueued(Kind(0), b, kChunk, /*rank=*/2);
+  cache_.PinForQueued(Kind(""), a, kChunk, /*rank=*/1);
+  cache_.PinForQueued(Kind(""), b, kChunk, /*rank=*/2);
   const auto evict_one = [&] { cache_.Evict(pool_.num_free() + kGroups); };
   evict_one();
   EXPECT_EQ(Found(c), 0);  // though used last
@@ -195,7 +206,7 @@ TEST_F(PrefixCacheTest, WhatSequencesHoldIsPassedOverHoweverOld) {
   const auto pages = Find({1, 2, 3, 4}).shared[0];
   held_.assign(pages.begin(), pages.end());
   pool_.AddSequenceRefs(held_);
-  cache_.PinForQueued(Kind(0), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
+  cache_.PinForQueued(Kind(""), std::vector<int32_t>{5, 6, 7, 8}, kChunk, 1);
   cache_.Evict(pool_.num_free() + kGroups);
   EXPECT_EQ(Found({1, 2, 3, 4}), 4);
   EXPECT_EQ(Found({5, 6, 7, 8}), 0);
@@ -206,12 +217,12 @@ TEST_F(PrefixCacheTest, ARetiredStateGoesFirstUnlessOthersGoOnFromIt) {
   Leave({1, 1, 1, 1});
   Leave({2, 2, 2, 2, 3, 3});
   Leave({2, 2, 2, 2, 4, 4});
-  cache_.MarkEvictFirst(Kind(0), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
+  cache_.MarkEvictFirst(Kind(""), std::vector<int32_t>{2, 2, 2, 2, 3, 3}, 0);
   Check();
   cache_.Evict(pool_.num_free() + kGroups);
   EXPECT_EQ(Found({2, 2, 2, 2, 3, 3}), 4);  // the part that is the other's too stays
   EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);
-  cache_.MarkEvictFirst(Kind(0), std::vector<int32_t>{2, 2, 2, 2}, 0);
+  cache_.MarkEvictFirst(Kind(""), std::vector<int32_t>{2, 2, 2, 2}, 0);
   cache_.Evict(pool_.num_free() + kGroups);
   EXPECT_EQ(Found({1, 1, 1, 1}), 0);
   EXPECT_EQ(Found({2, 2, 2, 2, 4, 4}), 6);

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "sched/scheduler.h"
@@ -59,6 +60,11 @@ class RandomTrace {
   };
 
   static constexpr uint64_t kFirstFewShare = 2;  // salts from here on are shared by few requests
+  // A salt is its number in digits, 0 none.
+  static std::string SaltOf(uint64_t number) {
+    return number == 0 ? std::string() : std::to_string(number);
+  }
+  static uint64_t NumberOf(const std::string& salt) { return salt.empty() ? 0 : std::stoull(salt); }
 
   int Uniform(int low, int high) { return low + int(random_() % uint64_t(high - low + 1)); }
   bool Chance(int percent) { return Uniform(0, 99) < percent; }

@@ -28,7 +28,7 @@ void RandomTrace::CheckHit(const ScheduledSequence& seq, Asked& asked) {
   asked.num_cached = seq.num_computed;
   totals_.compressed_hits += seq.boundary > 0;
   totals_.bare_hits += seq.boundary > 0 && seq.boundary == seq.num_computed;
-  const uint64_t salt = asked.request.cache_salt;
+  const uint64_t salt = NumberOf(asked.request.cache_salt);
   if (salt < kFirstFewShare) return;
   int most = 0;
   for (const auto& [id, tokens] : ran_[salt]) {
@@ -105,7 +105,7 @@ void RandomTrace::Tell(const StepResult& result) {
   if (asked.failed) {
     ASSERT_TRUE(result.finished && result.reason == FinishReason::kError && result.token == -1);
     ++totals_.failed;
-    ran_[asked.request.cache_salt].erase(result.id);
+    ran_[NumberOf(asked.request.cache_salt)].erase(result.id);
     return Remove(result.id);
   }
   ASSERT_EQ(result.token, asked.tokens.at(asked.num_known)) << "request " << result.id;

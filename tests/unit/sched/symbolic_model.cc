@@ -48,8 +48,8 @@ std::vector<int> Kept(const std::vector<SymbolicKv>& group, int group_index,
 
 }  // namespace
 
-DenseRun::DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt)
-    : table_(&table), rule_(rule), last_prefix_(salt), groups_(table.num_groups()) {}
+DenseRun::DenseRun(const RetentionTable& table, CompressionRule rule, std::string_view salt)
+    : table_(&table), rule_(rule), last_prefix_(std::hash<std::string_view>{}(salt)), groups_(table.num_groups()) {}
 
 void DenseRun::Process(TokenId token) {
   const int position = num_computed_++;
@@ -127,11 +127,11 @@ void SymbolicModel::Compress(int slot, const RetentionTable& table, int boundary
   }
 }
 
-TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
+TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& table, std::string_view salt,
                            std::span<const TokenId> tokens) {
   const int end = seq.num_computed + seq.num_tokens;
   for (int n = seq.num_computed; n < end; ++n) {
-    uint64_t prefix = salt;
+    uint64_t prefix = std::hash<std::string_view>{}(salt);
     const bool compressed = n == seq.boundary;  // then the group's last token lies elsewhere
     if (n > 0) {
       const int length = compressed ? table.Retained(0, n) : table.Length(0, n);

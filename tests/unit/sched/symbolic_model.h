@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "paging/retention_table.h"
@@ -25,7 +26,7 @@ struct CompressionRule {
 // The groups of one sequence, without pages: what a dense run of it alone holds. The oracle.
 class DenseRun {
  public:
-  DenseRun(const RetentionTable& table, CompressionRule rule, uint64_t salt);
+  DenseRun(const RetentionTable& table, CompressionRule rule, std::string_view salt);
 
   int num_computed() const { return num_computed_; }
   std::span<const SymbolicKv> group(int group) const { return groups_[group]; }
@@ -56,7 +57,7 @@ class SymbolicModel {
   // Before the sequences of a step: page writes, then page copies.
   void Begin(const SchedulerOutput& output);
   // Processes one sequence's tokens and returns the one that follows from its logits.
-  TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, uint64_t salt,
+  TokenId Run(const ScheduledSequence& seq, const RetentionTable& table, std::string_view salt,
               std::span<const TokenId> tokens);
   // Later steps find the token under kLastDrawn.
   void Draw(int slot, TokenId token) { drawn_[slot] = token; }

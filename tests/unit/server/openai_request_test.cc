@@ -77,6 +77,7 @@ TEST_F(ParseTest, WrongTypesAndRangesNameTheField) {
       {R"(,"truncate_prompt_tokens":0)", "truncate_prompt_tokens"},
       {R"(,"truncate_prompt_tokens":-2)", "truncate_prompt_tokens"},
       {R"(,"cache_salt":"")", "cache_salt"},
+      {R"(,"cache_salt":")" + std::string(1025, 's') + "\"", "cache_salt"},
       {R"(,"priority":"high")", "priority"},
       {R"(,"max_tokens":-5)", "max_tokens"},
       {R"(,"max_tokens":2147483648)", "max_tokens"},

@@ -244,7 +244,7 @@ TEST_F(ServerTest, PassesParametersToTheEngine) {
   EXPECT_FLOAT_EQ(sent.sampling.temperature, 0.25f);
   EXPECT_EQ(sent.sampling.seed, 7u);
   EXPECT_EQ(sent.priority, 3);
-  EXPECT_NE(sent.cache_salt, 0u);
+  EXPECT_EQ(sent.cache_salt, "x");
   EXPECT_FLOAT_EQ(sent.compression_ratio, 0.5f);
   EXPECT_EQ(sent.sampling.bad_words,
             (std::vector<std::vector<TokenId>>{{'n', 'o'}, {' ', 'n', 'o'}}));

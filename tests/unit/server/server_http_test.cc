@@ -65,5 +65,49 @@ TEST_F(ServerTest, PingsKeepSilentStreamsOpen) {
   EXPECT_GT(Events(result.body).size(), 2u);
 }
 
+TEST_F(ServerTest, OnlyTheAdminKeyResetsThePrefixCache) {
+  const auto reset = [&](const std::string& authorization) {
+    return Client().Request("POST", "/reset_prefix_cache", "", {{"Authorization", authorization}});
+  };
+  Start({.api_keys = {"user"}});
+  const HttpResult off = reset("Bearer user");
+  EXPECT_EQ(off.status, 403);
+  EXPECT_NE(off.body.find("--admin-api-key"), std::string::npos) << off.body;
+
+  StartListening({.api_keys = {"user"}, .admin_api_key = "admin"});
+  EXPECT_EQ(reset("Bearer user").status, 401);
+  EXPECT_EQ(reset("").status, 401);
+  EXPECT_EQ(reset("Bearer admin").status, 503) << "no model is loaded";
+  SetReady();
+  EXPECT_EQ(engine_->num_clears(), 0);
+  EXPECT_EQ(reset("Bearer admin").status, 200);
+  EXPECT_EQ(engine_->num_clears(), 1);
+  const HttpResult got =
+      Client().Request("GET", "/reset_prefix_cache", "", {{"Authorization", "Bearer admin"}});
+  EXPECT_EQ(got.status, 405);
+  EXPECT_EQ(Get("/v1/models").status, 401) << "other endpoints ask for their own key";
+}
+
+TEST_F(ServerTest, SlowRequestsAreCutOff) {
+  // Each by its own limit: the others are far away.
+  constexpr std::chrono::milliseconds kNear(300), kFar = std::chrono::hours(1);
+  const server::ServerConfig far{
+      .keep_alive_timeout = kFar, .header_timeout = kFar, .body_timeout = kFar};
+  const std::pair<std::chrono::milliseconds server::ServerConfig::*, const char*> cases[] = {
+      {&server::ServerConfig::keep_alive_timeout, ""},
+      {&server::ServerConfig::header_timeout, "GET /health HT"},
+      {&server::ServerConfig::body_timeout,
+       "POST /tokenize HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"},
+  };
+  for (const auto& [limit, sent] : cases) {
+    server::ServerConfig config = far;
+    config.*limit = kNear;
+    Start(config);
+    HttpClient slow(server_->port());
+    slow.Send(sent);
+    EXPECT_TRUE(slow.Ended()) << sent;
+  }
+}
+
 }  // namespace
 }  // namespace tangram::testing

@@ -94,20 +94,6 @@ TEST_F(RobustnessTest, TwoHundredIdleConnections) {
   EXPECT_EQ(idle[1]->Post("/v1/completions", Body("ab", 3, false)).status, 200);
 }
 
-TEST_F(RobustnessTest, SlowRequestsAreCutOff) {
-  Start({.keep_alive_timeout = milliseconds(300),
-         .header_timeout = milliseconds(300),
-         .body_timeout = milliseconds(300)});
-  HttpClient silent(server_->port()), half_head(server_->port()), half_body(server_->port());
-  half_head.Send("GET /health HT");
-  half_body.Send("POST /tokenize HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
-  const auto start = std::chrono::steady_clock::now();
-  EXPECT_EQ(silent.Read(1), "");
-  EXPECT_EQ(half_head.Read(1), "");
-  EXPECT_EQ(half_body.Read(1), "");
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
-}
-
 TEST_F(RobustnessTest, TooManyConnections) {
   Start({.max_connections = 3});
   std::vector<std::unique_ptr<HttpClient>> clients;
@@ -239,7 +225,7 @@ TEST_F(RobustnessTest, ShutdownDrains) {
   ASSERT_TRUE(stream.ReadUntil("\r\n\r\n"));
   auto ended = std::async(std::launch::async, [&] { return server_->Run(); });
   server_->Shutdown();
-  EXPECT_EQ(idle.Read(1), "");  // closed
+  EXPECT_TRUE(idle.Ended());
   ASSERT_TRUE(stream.ReadUntil("\"finish_reason\":\"length\""));
   ASSERT_TRUE(stream.ReadUntil("data: [DONE]\n\n"));
   EXPECT_TRUE(ended.get().has_value());
@@ -295,7 +281,7 @@ TEST_F(RobustnessTest, EndsAtOnceWithRequestsInFlight) {
   client.Send(PostText("/v1/completions", Body("ab", kEndless, true)));
   ASSERT_TRUE(Eventually([&] { return engine_->Stats().num_running == 1; }));
   server_.reset();
-  EXPECT_EQ(client.Read(1), "");
+  EXPECT_TRUE(client.Ended());
 }
 
 }  // namespace
