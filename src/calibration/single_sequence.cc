@@ -1,7 +1,5 @@
 #include "calibration/single_sequence.h"
 
-#include <utility>
-
 namespace tangram {
 
 Result<std::unique_ptr<SingleSequence>> SingleSequence::Create(Model& model, ops::Backend& backend,
@@ -15,17 +13,19 @@ Result<std::unique_ptr<SingleSequence>> SingleSequence::Create(Model& model, ops
       KvStorage::Create(backend, std::move(layout), {num_pages, 1, max_tokens}, {&table, 1}));
   std::unique_ptr<SingleSequence> made(
       new SingleSequence(model, backend, std::move(kv), std::move(table)));
-  made->WritePages(pages_per_group);
+  made->pages_per_group_ = pages_per_group;
   return made;
 }
 
-// All pages at once, in order.
-void SingleSequence::WritePages(int pages_per_group) {
+// Those that the next `count` tokens come to lie in, in order. Each time anew: a pass that has a
+// chunk repeated puts pages of its own there in between.
+void SingleSequence::WritePages(int count, ops::StepInput& input) const {
   const ops::KvView& kv = kv_.view();
   for (int group = 0; group < kv.num_groups; ++group) {
-    for (int i = 0; i < pages_per_group; ++i) {
-      page_writes_.push_back({static_cast<int32_t>(kv.Place(0, group) + i),
-                              static_cast<int32_t>(group * pages_per_group + i)});
+    const int length = table_.Retained(group, boundary_) + size_ - boundary_;
+    for (int i = length / kv.page_size; i * kv.page_size < length + count; ++i) {
+      input.page_writes.push_back({static_cast<int32_t>(kv.Place(0, group) + i),
+                                   static_cast<int32_t>(group * pages_per_group_ + i)});
     }
   }
 }
@@ -36,7 +36,7 @@ TensorView SingleSequence::Append(std::span<const TokenId> tokens, LayerHook* ho
   builder_.Add({.tokens = tokens, .num_computed = size_, .boundary = boundary_}, table_);
   ops::StepInput& input = builder_.Finish();
   input.logit_rows.assign(logit_rows.begin(), logit_rows.end());
-  input.page_writes = std::exchange(page_writes_, {});
+  WritePages(static_cast<int>(tokens.size()), input);
   const TensorView logits = model_.Forward(backend_.Begin(input, kv_.view(), kv_.scores()), hook);
   size_ += static_cast<int>(tokens.size());
   boundary_ = table_.Boundary(size_);

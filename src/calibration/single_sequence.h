@@ -35,14 +35,14 @@ class SingleSequence {
  private:
   SingleSequence(Model& model, ops::Backend& backend, KvStorage kv, RetentionTable table)
       : model_(model), backend_(backend), kv_(std::move(kv)), table_(std::move(table)) {}
-  void WritePages(int pages_per_group);
+  void WritePages(int count, ops::StepInput& input) const;
 
   Model& model_;
   ops::Backend& backend_;
   KvStorage kv_;
   RetentionTable table_;
   StepBuilder builder_;
-  std::vector<ops::PageWrite> page_writes_;  // for the first step
+  int pages_per_group_ = 0;
   int size_ = 0;
   int boundary_ = 0;  // compressed up to here
 };

@@ -129,6 +129,7 @@ void CudaBackend::StageBoundaries(const StepInput& input, int chunk, size_t (&of
 }
 
 const Step& CudaBackend::Begin(const StepInput& input, const ops::KvView& kv, float* pool_scores) {
+  TANGRAM_CUDA_CHECK(cudaSetDevice(0));  // for the driver's own calls, in whatever thread
   CudaStep& step = steps_[next_step_];
   next_step_ = (next_step_ + 1) % steps_.size();
   const int count = static_cast<int>(input.tokens.size());
