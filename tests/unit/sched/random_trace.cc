@@ -99,9 +99,7 @@ void RandomTrace::Ask() {
   if (Chance(30)) request.stop.stop_token_ids = {Uniform(0, vocab_size_ - 1)};
   request.prompt = RandomPrompt(Uniform(1, config_.max_model_len - request.stop.max_tokens));
   request.priority = std::vector{INT_MIN, 0, 1, INT_MAX}[Uniform(0, 3)];
-  request.cache_salt = SaltOf(Chance(70)   ? 0
-                              : Chance(50) ? 1
-                                           : kFirstFewShare + next_id_ / 16);
+  request.cache_salt = SaltOf(Chance(70) ? 0 : Chance(50) ? 1 : kFirstFewShare + next_id_ / 16);
   const int last = int(tables_.size()) - 1;
   const RetentionTable& table = tables_[Uniform(Chance(25) ? 0 : (last + 1) / 2, last)];
   request.compression_ratio = float(table.percent()) / 100;

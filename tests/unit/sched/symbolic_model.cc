@@ -49,7 +49,10 @@ std::vector<int> Kept(const std::vector<SymbolicKv>& group, int group_index,
 }  // namespace
 
 DenseRun::DenseRun(const RetentionTable& table, CompressionRule rule, std::string_view salt)
-    : table_(&table), rule_(rule), last_prefix_(std::hash<std::string_view>{}(salt)), groups_(table.num_groups()) {}
+    : table_(&table),
+      rule_(rule),
+      last_prefix_(std::hash<std::string_view>{}(salt)),
+      groups_(table.num_groups()) {}
 
 void DenseRun::Process(TokenId token) {
   const int position = num_computed_++;
@@ -127,8 +130,8 @@ void SymbolicModel::Compress(int slot, const RetentionTable& table, int boundary
   }
 }
 
-TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& table, std::string_view salt,
-                           std::span<const TokenId> tokens) {
+TokenId SymbolicModel::Run(const ScheduledSequence& seq, const RetentionTable& table,
+                           std::string_view salt, std::span<const TokenId> tokens) {
   const int end = seq.num_computed + seq.num_tokens;
   for (int n = seq.num_computed; n < end; ++n) {
     uint64_t prefix = std::hash<std::string_view>{}(salt);
