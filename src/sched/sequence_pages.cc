@@ -161,12 +161,13 @@ void SequencePages::Grow(int slot, const RetentionTable& retention, int boundary
   }
   pages_.resize(growth);
   pool_->Take(pages_);
-  for (auto page = pages_.begin(); page != pages_.end();) {
-    for (int group = 0; group < shape_.num_groups; ++group) {
-      if (count[group] >= wanted_[group]) continue;
+  auto page = pages_.begin();
+  for (int group = 0; group < shape_.num_groups; ++group) {  // a group's pages one behind the other
+    int32_t* row = table_.group(slot, group);
+    for (; count[group] < wanted_[group]; ++count[group], ++page) {
       const int64_t place = table_.Place(slot, group) + count[group];
       output.page_writes.push_back({static_cast<int32_t>(place), *page});
-      table_.group(slot, group)[count[group]++] = *page++;
+      row[count[group]] = *page;
     }
   }
   totals_[slot] += growth;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include "base/cores.h"
 #include "ops/cuda/device.h"
 
 namespace tangram::ops::cuda {
