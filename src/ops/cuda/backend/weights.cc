@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/cores.h"
 #include "ops/cuda/check.h"
 #include "ops/reference/dequantize.h"
 #include "tensor/float16.h"
