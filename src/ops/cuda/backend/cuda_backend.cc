@@ -44,12 +44,12 @@ CudaBackend::CudaBackend(const BackendOptions& options) : options_(options) {
   if (options_.max_num_tokens == 0) options_.max_num_tokens = kMaxNumTokens;
   if (options_.max_num_seqs == 0) options_.max_num_seqs = kMaxNumSeqs;
   TANGRAM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  sizes_ = options.graph_sizes.empty() ? DefaultSizes(options_.max_num_seqs) : options.graph_sizes;
+  // Decodes of a step: a token of each sequence.
+  const int most = std::min(options_.max_num_seqs, options_.max_num_tokens);
+  sizes_ = options.graph_sizes.empty() ? DefaultSizes(most) : options.graph_sizes;
   std::ranges::sort(sizes_);
-  std::erase_if(sizes_, [&](int n) { return n < 1 || n > options_.max_num_seqs; });
-  if (sizes_.empty() || sizes_.back() < options_.max_num_seqs) {
-    sizes_.push_back(options_.max_num_seqs);
-  }
+  std::erase_if(sizes_, [&](int n) { return n < 1 || n > most; });
+  if (sizes_.empty() || sizes_.back() < most) sizes_.push_back(most);
   const size_t stream_bytes = StreamWorkspaceBytes(kMostProductRows, CurrentDevice().num_sms);
   products_.emplace(
       OpenLibrary(), StreamWorkspace{stream_workspace_.Get<std::byte>(stream_bytes), stream_bytes},
