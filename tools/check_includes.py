@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that includes obey the layers of docs/architecture.md. Prints each breach; exit 1 if any.
+"""Checks that includes obey the layers of docs/design/architecture.md. Prints each breach; exit 1 if any.
 
     check_includes.py [ROOT]
 """

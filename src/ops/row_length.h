@@ -19,7 +19,7 @@ constexpr int Retained(const RetentionView& view, int retention, int group, int 
 }
 
 // length(group, n): what the attention of token n - 1 reads, itself included
-// (docs/architecture.md).
+// (docs/design/architecture.md).
 constexpr int RowLength(const RetentionView& view, int retention, int group, int n) {
   if (n <= 0) return 0;
   const int k = (n - 1) / view.chunk;

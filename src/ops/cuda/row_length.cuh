@@ -4,7 +4,7 @@
 
 namespace tangram::ops::cuda {
 
-// length(row, n) of docs/architecture.md: what the attention of token n-1 reads.
+// length(row, n) of docs/design/architecture.md: what the attention of token n-1 reads.
 __host__ __device__ inline int RowLength(const RetainedTables& tables, int table, int row, int n) {
   if (n <= 0) return 0;
   const int boundary = (n - 1) / tables.chunk;

@@ -9,7 +9,7 @@
 
 namespace tangram::ops::cuda {
 
-// Compression at a boundary b = k*C of each sequence named (docs/architecture.md): a row of
+// Compression at a boundary b = k*C of each sequence named (docs/design/architecture.md): a row of
 // retained(b - C) + C tokens becomes one of retained(b). The first max(sinks, retained(b - C) -
 // window) tokens are not looked at; the candidates are those behind them up to the last `window`,
 // which stay.
