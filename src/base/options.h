@@ -80,7 +80,7 @@ class Options {
   // `harmless`.
   Option& Refuse(std::string name, Option::Kind kind, std::string harmless, std::string why);
 
-  // Called at the end of Parse, when all is read: for what hangs on several options.
+  // Called at the end of Parse, when all is read: for what depends on several options.
   void Check(std::function<Status()> check) { checks_.push_back(std::move(check)); }
   // One more line for warnings().
   void Warn(std::string line) { warnings_.push_back(std::move(line)); }

@@ -13,7 +13,7 @@
 
 namespace tangram {
 
-// What calibration hangs on the decoder while a text goes through it, chunk by chunk.
+// The hooks of calibration: what it sees while a text goes through it, chunk by chunk.
 
 // Scores of one text: [L * Hkv][n].
 using TextScores = std::vector<std::vector<float>>;

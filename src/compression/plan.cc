@@ -104,11 +104,13 @@ void WarnOfFloor(const CompressionConfig& c, int floor) {
   const float share = static_cast<float>(floor) / kept;
   if (share > 1) {
     LogWarning(
-        "the floor of {} tokens a row hides the ratio {:.2f} in contexts below {:.0f} tokens",
+        "the floor of {} tokens a head group hides the ratio {:.2f} in contexts below {:.0f} "
+        "tokens",
         floor, c.ratio, static_cast<float>(floor) / c.ratio);
   } else if (share > 0.5f) {
     LogWarning(
-        "the floor of {} tokens a row leaves {:.0f} of the {:.0f} that the ratio {:.2f} keeps of a "
+        "the floor of {} tokens a head group leaves {:.0f} of the {:.0f} that the ratio {:.2f} "
+        "keeps of a "
         "first chunk to be shared out by demand; a smaller floor or a larger chunk leaves more",
         floor, kept - static_cast<float>(floor), kept, c.ratio);
   }

@@ -102,7 +102,7 @@ ScorerProfile ReadScorer(ProfileReader& reader, const SafetensorsFile& file, con
   const Shape shape{count, profile.num_layers, profile.num_kv_heads};
   demand.shares = reader.Values(name + ".demand", shape);
   for (float v : demand.shares) {
-    if (v < 0 || v > 1) reader.Fail(name + ": a demand is no share");
+    if (v < 0 || v > 1) reader.Fail(name + ": a demand lies outside 0 to 1");
   }
   scorer.spread = reader.Values(name + ".spread", shape);
   scorer.stability = reader.Values(name + ".stability", {profile.num_samples});

@@ -89,8 +89,7 @@ class Importer {
     raw_ = raw->Values();
     nominal_ = base->Values();
     const auto is_share = [](double v) { return v >= 0 && v <= 1; };
-    if (!std::ranges::all_of(raw_, is_share))
-      return Fail("'raw_ratio' has values that are no shares");
+    if (!std::ranges::all_of(raw_, is_share)) return Fail("'raw_ratio' has values outside 0 to 1");
     if (!std::ranges::all_of(nominal_, [](double v) { return v > 0 && v < 1; })) {
       return Fail("'base_ratios' has values outside (0, 1)");
     }

@@ -70,7 +70,7 @@ def test_start_up_prints_the_resolved_set_and_the_capacity():
     assert f"Compression profile: {PROFILE}, named by --compression-profile" in text
     assert "KV cache capacity at ratio 1.00: " in text
     assert "KV cache capacity at ratio 0.30: " in text
-    assert "the floor of 256 tokens a row hides the ratio 0.30" in text
+    assert "the floor of 256 tokens a head group hides the ratio 0.30" in text
 
 
 def test_the_published_systems_floor_is_warned_of():
@@ -79,7 +79,7 @@ def test_the_published_systems_floor_is_warned_of():
                        "--compression-level", "perlayer_cluster", "--kv-cache-memory-bytes", "800M") as server:
         text = server.text()
     assert "scorer snapkv (queries 32, pooled over 7), level per-layer, chunk 2048, window 32, sinks 4, floor 512" in text
-    assert "the floor of 512 tokens a row leaves 102 of the 614 that the ratio 0.30 keeps" in text
+    assert "the floor of 512 tokens a head group leaves 102 of the 614 that the ratio 0.30 keeps" in text
 
 
 def test_chunks_that_no_context_fills_are_told(tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head
   const int first = std::max(0, window_begin - since);
   if (first >= s.num_tokens) return;
   const int history = p.at.History(s, p.at.group(head)), retained = history - since;
-  const int locked = retained == 0 ? p.queries.sinks : retained - p.window;
-  const int base = locked - p.queries.pool_kernel / 2;
+  const int protected_length = retained == 0 ? p.queries.sinks : retained - p.window;
+  const int base = protected_length - p.queries.pool_kernel / 2;
   if (since + first == window_begin) {
     std::fill_n(state, QueryStateFloats(p.method, p.queries, p.at.kv().num_kv_heads, p.window, 0),
                 0.0f);

@@ -12,8 +12,9 @@
 namespace tangram::ops {
 namespace {
 
-// Every op in the plainest form that is right, on one thread, sums in double: what all other
-// backends are compared with. Nothing here is for speed.
+// The ops of the model in the plainest form that is right, on one thread, sums in double: what all
+// other backends are compared with. Nothing here is for speed. The ops of compression are those of
+// ops/host, which the CPU backend runs too: their tests compare them with references of their own.
 class ReferenceBackend final : public HostBackend {
  public:
   TensorView UploadRows(std::span<const TensorView> parts) override {
