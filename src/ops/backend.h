@@ -167,7 +167,7 @@ class Backend {
 };
 
 // "cpu": Highway kernels on `num_threads` threads (0: one for each core this process may use).
-// "reference": the naive version of the model's ops, their oracle; compression is the CPU's.
+// "reference": the naive version of every op, the oracle of all others.
 std::unique_ptr<Backend> CreateCpuBackend(int num_threads);
 std::unique_ptr<Backend> CreateReferenceBackend();
 

@@ -93,7 +93,7 @@ struct QueryScoring {
   // kSnapKv, kTova:
   int query_window = 1;  // last queries of a chunk that are looked at, at most C; kTova: 1
   int pool_kernel = 1;   // kSnapKv: neighbours and the key itself, odd; kTova: 1
-  // kSnapKv: the mean of neighbours that are candidates (kvpress) instead of the largest of the
+  // kSnapKv: the mean of neighbours before the window (kvpress) instead of the largest of the
   // row.
   bool pool_mean = false;
   // kExpectedAttention:

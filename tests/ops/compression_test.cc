@@ -1,9 +1,9 @@
-// Scores, selection and in-place compaction, against the same done out of place on whole rows.
+// What scorers and compaction do to rows: the CPU as the reference does, which compacts out of
+// place.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <random>
 #include <vector>
@@ -12,24 +12,6 @@
 
 namespace tangram::ops::compressed {
 namespace {
-
-// What stays of a row: out of place, by sorting.
-std::vector<Sequence::Token> KeepBest(const std::vector<Sequence::Token>& row, int locked,
-                                      int kept) {
-  const int end = static_cast<int>(row.size()) - kWindow;
-  std::vector<int> candidates;
-  for (int i = locked; i < end; ++i) candidates.push_back(i);
-  std::ranges::stable_sort(candidates, [&](int a, int b) {
-    const float x = row[static_cast<size_t>(a)].score, y = row[static_cast<size_t>(b)].score;
-    return x != y ? x > y : a > b;
-  });
-  candidates.resize(static_cast<size_t>(kept - kWindow - locked));
-  std::ranges::sort(candidates);
-  std::vector<Sequence::Token> out(row.begin(), row.begin() + locked);
-  for (int i : candidates) out.push_back(row[static_cast<size_t>(i)]);
-  out.insert(out.end(), row.begin() + end, row.end());
-  return out;
-}
 
 class CompressionTest : public testing::TestWithParam<std::tuple<std::string, DType>> {
  protected:
@@ -42,72 +24,57 @@ float RandomScore(std::mt19937& random) { return std::normal_distribution<float>
 float FewValues(std::mt19937& random) { return static_cast<float>(random() % 3); }
 float Equal(std::mt19937&) { return 1.0f; }
 
-TEST_P(CompressionTest, CompactsLikeOutOfPlaceOverManyChunks) {
-  for (float (*score)(std::mt19937&) : {RandomScore, FewValues, Equal}) {
-    for (uint32_t seed = 0; seed < 20; ++seed) {
-      Sequence sequence(*backend_, dtype_, seed);
-      std::mt19937 random(seed);
-      std::vector<int32_t> retained(kGroups);
-      for (int chunk = 0; chunk < 5; ++chunk) {
-        sequence.Append(kChunk, score);
-        std::vector<int32_t> locked(kGroups), kept(kGroups);
-        for (size_t group = 0; group < kGroups; ++group) {
-          locked[group] = chunk == 0 ? kSinks : retained[group] - kWindow;
-          // None, some or all of the candidates; all only while the group's pages last.
-          const int least = locked[group] + kWindow;
-          const int most = std::min(retained[group] + kChunk, kMaxPages * kPageSize - kChunk);
-          const int choices[] = {least, most, least + static_cast<int>(random() % 16)};
-          kept[group] = std::clamp(choices[random() % 3], least, std::max(least, most));
+// What a chunk's groups may keep: none, some or all of the candidates; all only while the group's
+// pages last.
+std::vector<int32_t> DrawKept(const std::vector<int32_t>& retained, int chunk,
+                              std::mt19937& random) {
+  std::vector<int32_t> kept;
+  for (const int32_t before : retained) {
+    const int least = chunk == 0 ? kSinks + kWindow : before;
+    const int most = std::min(before + kChunk, kMaxPages * kPageSize - kChunk);
+    const int choices[] = {least, most, least + static_cast<int>(random() % 16)};
+    kept.push_back(std::clamp(choices[random() % 3], least, std::max(least, most)));
+  }
+  return kept;
+}
+
+TEST(CompactTest, KeepsWhatTheReferenceKeepsOverManyChunks) {
+  const auto reference = CreateReferenceBackend(), cpu = CreateCpuBackend(2);
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (float (*score)(std::mt19937&) : {RandomScore, FewValues, Equal}) {
+      for (uint32_t seed = 0; seed < 20; ++seed) {
+        Sequence expected(*reference, dtype, seed), sequence(*cpu, dtype, seed);
+        std::mt19937 random(seed);
+        std::vector<int32_t> retained(kGroups);
+        for (int chunk = 0; chunk < 5; ++chunk) {
+          retained = DrawKept(retained, chunk, random);
+          for (Sequence* each : {&expected, &sequence}) {
+            each->Append(kChunk, score);
+            each->Compact((chunk + 1) * kChunk, retained);
+          }
+          for (int h = 0; h < kAllHeads; ++h) {
+            ASSERT_EQ(sequence.ReadRow(h), expected.ReadRow(h))
+                << "seed " << seed << " chunk " << chunk << " head " << h;
+          }
         }
-        std::vector<std::vector<Sequence::Token>> expected;
-        for (int h = 0; h < kAllHeads; ++h) {
-          const auto group = static_cast<size_t>(sequence.group(h));
-          expected.push_back(KeepBest(sequence.ReadRow(h), locked[group], kept[group]));
-        }
-        sequence.Compact((chunk + 1) * kChunk, kept);
-        for (int h = 0; h < kAllHeads; ++h) {
-          ASSERT_EQ(sequence.ReadRow(h), expected[static_cast<size_t>(h)])
-              << "seed " << seed << " chunk " << chunk << " head " << h;
-        }
-        retained = kept;
       }
     }
   }
 }
 
-// The mean is the whole row's, however much of it is locked.
-TEST_P(CompressionTest, KeyDiffFollowsItsFormulaAndLeavesOthersAlone) {
-  const int locked = 16;
+// By hand: the candidates 4 to 55 have the scores 0, 1, 2, 0, ... of which the last 2s stay.
+TEST_P(CompressionTest, TheBestStayAndOnTiesTheLater) {
   Sequence sequence(*backend_, dtype_, 7);
-  sequence.Append(kChunk, RandomScore);
-  std::vector<std::vector<Sequence::Token>> before;
-  for (int h = 0; h < kAllHeads; ++h) before.push_back(sequence.ReadRow(h));
-  sequence.Score(kChunk, {.method = ScoreMethod::kKeyDiff, .sinks = locked});
-  for (int h = 0; h < kAllHeads; ++h) {
-    const auto& row = before[static_cast<size_t>(h)];
-    double mean[kDim] = {};
-    for (int t = 0; t < kChunk; ++t) {
-      double norm = 0;
-      for (float x : row[static_cast<size_t>(t)].key) norm += double{x} * x;
-      for (int j = 0; j < kDim; ++j)
-        mean[j] += row[static_cast<size_t>(t)].key[static_cast<size_t>(j)] / std::sqrt(norm);
-    }
-    for (int t = 0; t < kChunk; ++t) {
-      const float score = sequence.Read(h, t).score;
-      if (t < locked || t >= kChunk - kWindow) {
-        EXPECT_EQ(score, row[static_cast<size_t>(t)].score);
-        continue;
-      }
-      double dot = 0, a = 0, b = 0;
-      for (int j = 0; j < kDim; ++j) {
-        const double key = row[static_cast<size_t>(t)].key[static_cast<size_t>(j)];
-        dot += key * mean[j];
-        a += key * key;
-        b += mean[j] * mean[j];
-      }
-      EXPECT_NEAR(score, -dot / std::sqrt(a * b), 1e-6);
-    }
-  }
+  int next = 0;
+  sequence.Append(kChunk, [&](std::mt19937&) {
+    return static_cast<float>((next++ % kChunk + kChunk - kSinks) % kChunk % 3);
+  });
+  const auto before = sequence.ReadRow(0);
+  sequence.Compact(kChunk, {kSinks + 3 + kWindow, kSinks + 3 + kWindow});
+  std::vector<Sequence::Token> expected(before.begin(), before.begin() + kSinks);
+  for (const size_t token : {48u, 51u, 54u}) expected.push_back(before[token]);
+  expected.insert(expected.end(), before.end() - kWindow, before.end());
+  EXPECT_EQ(sequence.ReadRow(0), expected);
 }
 
 TEST_P(CompressionTest, StreamingLlmKeepsTheMostRecent) {

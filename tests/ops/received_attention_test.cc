@@ -1,9 +1,11 @@
-// What keys get from a step's queries, against float64.
+// What keys get from a step's queries, against the reference.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "ops/kv_world.h"
 
@@ -16,114 +18,85 @@ const KvWorldShape kShapes[] = {
     {DType::kBF16, 20, 8, 2, 1, 1, {{300, 9}}},
 };
 
-// Attention [query token, query head of the group, key] of one head of a sequence, in float64.
-class Attention64 {
- public:
-  Attention64(const KvWorld& world, const std::vector<float>& qkv, int sequence, int head)
-      : group_(world.shape().q_per_kv),
-        history_(world.history(sequence, head)),
-        tokens_(world.sequences()[sequence].num_tokens) {
-    const int d = world.shape().head_dim;
-    const int64_t first = world.sequences()[sequence].first_token;
-    for (int q = 0; q < tokens_ * group_; ++q) {
-      const float* query = &qkv[(first + q / group_) * world.qkv_width() +
-                                (int64_t{head} * group_ + q % group_) * d];
-      std::vector<double>& row = rows_.emplace_back();
-      double sum = 0;
-      for (int t = 0; t <= history_ + q / group_; ++t) {
-        double dot = 0;
-        for (int i = 0; i < d; ++i) {
-          dot += double(query[i]) * world.Get(sequence, head, t, false, i);
-        }
-        sum += row.emplace_back(std::exp(dot / std::sqrt(double(d))));
-      }
-      for (double& x : row) x /= sum;
-    }
-  }
-  int history() const { return history_; }
-  int length() const { return history_ + tokens_; }
-  double Largest(int key) const {
-    double largest = 0;
-    for (const auto& row : rows_) largest = std::max(largest, row[static_cast<size_t>(key)]);
-    return largest;
-  }
-  // Over the queries that are at least `window` tokens behind the key.
-  double Sum(int key, int window) const {
-    double sum = 0;
-    for (int q = 0; q < tokens_ * group_; ++q) {
-      if (history_ + q / group_ >= key + window) sum += rows_[static_cast<size_t>(q)][key];
-    }
-    return sum;
-  }
+constexpr int kWindow = 5;
 
- private:
-  int group_, history_, tokens_;
-  std::vector<std::vector<double>> rows_;
-};
+// What an op writes for one sequence: [tokens, Hkv]. Empty if no token stands before the step.
+using RunOp = std::function<std::vector<float>(Backend&, const StepQueries&, int least_history,
+                                               int longest_row)>;
+
+std::vector<float> Largest(Backend& backend, const StepQueries& step, int least_history, int) {
+  const int count = std::min(21, least_history);
+  if (count == 0) return {};
+  const Guarded out(backend, {count, step.at.kv().num_kv_heads});
+  backend.MaxAttention({step, count, out.view().as<float>()});
+  out.ExpectGuardsIntact();
+  return out.values();
+}
+
+std::vector<float> Sums(Backend& backend, const StepQueries& step, int, int longest_row) {
+  const Shape shape{longest_row, step.at.kv().num_kv_heads};
+  const Guarded out(backend, shape, std::vector<float>(static_cast<size_t>(shape.count()), 0.5f));
+  backend.SumAttention({step, kWindow, out.view().as<float>()});
+  out.ExpectGuardsIntact();
+  return out.values();
+}
+
+// Of every sequence of a world, one behind the other.
+std::vector<float> RunAll(Backend& backend, const KvWorldShape& shape, const RunOp& run) {
+  KvWorld world(backend, shape, 31);
+  const std::vector<float> qkv = Random(32).Normals(world.num_tokens() * world.qkv_width());
+  world.AppendPlain(qkv);
+  const Guarded in(backend, {world.num_tokens(), world.qkv_width()}, qkv);
+  std::vector<float> all;
+  for (size_t s = 0; s < world.sequences().size(); ++s) {
+    const SequenceSpan& span = world.sequences()[s];
+    std::vector<int> history;
+    for (int h = 0; h < shape.num_kv_heads; ++h) {
+      history.push_back(world.history(static_cast<int>(s), h));
+    }
+    const StepQueries step{.at = world.Begin(backend, {span}),
+                           .qkv = in.view(),
+                           .num_q_heads = world.num_q_heads(),
+                           .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim))};
+    const auto values =
+        run(backend, step, std::ranges::min(history), std::ranges::max(history) + span.num_tokens);
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
 
 class ReceivedAttentionTest : public testing::TestWithParam<TestedBackend> {
  protected:
-  // Calls check(world, step, float64) for every shape, sequence and head.
-  template <class Check>
-  void ForSteps(const Check& check) {
+  void ExpectReference(const RunOp& run) {
+    const auto reference = CreateReferenceBackend(), backend = GetParam().create(2);
     for (const KvWorldShape& shape : kShapes) {
-      KvWorld world(*backend_, shape, 31);
-      const std::vector<float> qkv = Random(32).Normals(world.num_tokens() * world.qkv_width());
-      world.AppendPlain(qkv);
-      const Guarded in(*backend_, {world.num_tokens(), world.qkv_width()}, qkv);
-      for (size_t s = 0; s < world.sequences().size(); ++s) {
-        const StepQueries step{.at = world.Begin(*backend_, {world.sequences()[s]}),
-                               .qkv = in.view(),
-                               .num_q_heads = world.num_q_heads(),
-                               .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim))};
-        std::vector<Attention64> heads;
-        for (int h = 0; h < shape.num_kv_heads; ++h) {
-          heads.emplace_back(world, qkv, static_cast<int>(s), h);
-        }
-        check(step, heads);
+      const std::vector<float> expected = RunAll(*reference, shape, run);
+      const std::vector<float> values = RunAll(*backend, shape, run);
+      ASSERT_EQ(values.size(), expected.size());
+      for (size_t i = 0; i < values.size(); ++i) {
+        EXPECT_NEAR(values[i], expected[i], 1e-5 * std::max(1e-3f, expected[i])) << i;
       }
     }
   }
-
-  std::unique_ptr<Backend> backend_ = GetParam().create(2);
 };
 
-TEST_P(ReceivedAttentionTest, LargestAgreesWithDouble) {
-  ForSteps([&](const StepQueries& step, const std::vector<Attention64>& heads) {
-    int count = 21;
-    for (const auto& head : heads) count = std::min(count, head.history());
-    if (count == 0) return;  // no token stands before the step
-    const auto width = static_cast<int64_t>(heads.size());
-    const Guarded out(*backend_, {count, width});
-    backend_->MaxAttention({step, count, out.view().as<float>()});
-    out.ExpectGuardsIntact();
-    const auto values = out.values();
-    for (int t = 0; t < count; ++t) {
-      for (size_t h = 0; h < heads.size(); ++h) {
-        const double expected = heads[h].Largest(heads[h].history() - count + t);
-        EXPECT_NEAR(values[static_cast<size_t>(t) * heads.size() + h], expected, 1e-5 * expected);
-      }
-    }
-  });
-}
+TEST_P(ReceivedAttentionTest, LargestEqualsTheReference) { ExpectReference(Largest); }
+TEST_P(ReceivedAttentionTest, SumEqualsTheReference) { ExpectReference(Sums); }
 
-TEST_P(ReceivedAttentionTest, SumAgreesWithDoubleAndAddsUp) {
-  constexpr int kWindow = 5;
-  ForSteps([&](const StepQueries& step, const std::vector<Attention64>& heads) {
-    int length = 0;
-    for (const auto& head : heads) length = std::max(length, head.length());
-    const std::vector<float> before(static_cast<size_t>(length) * heads.size(), 0.5f);
-    const Guarded out(*backend_, {length, static_cast<int64_t>(heads.size())}, before);
-    backend_->SumAttention({step, kWindow, out.view().as<float>()});
-    out.ExpectGuardsIntact();
-    const auto values = out.values();
-    for (size_t h = 0; h < heads.size(); ++h) {
-      for (int t = 0; t < length; ++t) {
-        const double sum = t < heads[h].length() ? heads[h].Sum(t, kWindow) : 0;
-        EXPECT_NEAR(values[static_cast<size_t>(t) * heads.size() + h], 0.5 + sum, 1e-5 * (1 + sum));
-      }
-    }
-  });
+// With no window the sums of all keys are the queries' number; what was there is added to.
+TEST(ReceivedAttentionSumTest, AddsUp) {
+  const auto reference = CreateReferenceBackend();
+  const KvWorldShape& shape = kShapes[0];
+  const auto values = RunAll(
+      *reference, shape, [](Backend& backend, const StepQueries& step, int, int longest_row) {
+        const Guarded out(backend, {longest_row, kShapes[0].num_kv_heads},
+                          std::vector<float>(size_t(longest_row * kShapes[0].num_kv_heads), 1.0f));
+        backend.SumAttention({step, 0, out.view().as<float>()});
+        return out.values();
+      });
+  const auto tokens = static_cast<double>(shape.sequences[0].second);
+  EXPECT_NEAR(std::accumulate(values.begin(), values.end(), 0.0),
+              tokens * shape.num_kv_heads * (1 + shape.q_per_kv), 1e-2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ReceivedAttentionTest, testing::ValuesIn(TestedBackends()),

@@ -4,11 +4,11 @@
 #include "base/log.h"
 #include "ops/backend.h"
 #include "ops/cpu/attention.h"
+#include "ops/cpu/compression.h"
 #include "ops/cpu/elementwise.h"
 #include "ops/cpu/matmul.h"
 #include "ops/cpu/packed_weight.h"
 #include "ops/cpu/thread_pool.h"
-#include "ops/host/compression.h"
 #include "ops/host/host_backend.h"
 
 namespace tangram::ops {
@@ -69,30 +69,32 @@ class CpuBackend final : public HostBackend {
   void AppendScores(const AppendScoresParams& p) override {
     for (int head = 0; head < p.scores.shape[1]; ++head) AppendScoresOf(p, head);
   }
+  size_t QueryStateBytes(ScoreMethod method, const QueryScoring& queries, int window,
+                         const QueryStateShape& shape) const override {
+    const int64_t heads = int64_t{shape.num_layers} * shape.num_slots * shape.num_kv_heads;
+    return static_cast<size_t>(heads * QueryStateFloats(method, queries, shape.num_kv_heads, window,
+                                                        shape.head_dim)) *
+           sizeof(float);
+  }
   void ObserveQueries(const ObserveQueriesParams& p) override {
     const int heads = p.at.kv().num_kv_heads;
-    pool_.Run(p.at.num_spans() * heads, [&](int i, int) {
-      ObserveQueriesOf(p, p.at.span(i / heads), i % heads, transposed_keys());
-    });
+    pool_.Run(p.at.num_spans() * heads,
+              [&](int i, int) { ObserveQueriesOf(p, p.at.span(i / heads), i % heads); });
   }
   void Score(const ScoreParams& p) override {
-    ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
-      ScoreHead(p, s, layer, head, transposed_keys());
-    });
+    ForHeads(p.at,
+             [&](const BoundarySpan& s, int layer, int head) { ScoreHead(p, s, layer, head); });
   }
   void Compact(const CompactParams& p) override {
-    ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
-      CompactHead(p, s, layer, head, transposed_keys());
-    });
+    ForHeads(p.at,
+             [&](const BoundarySpan& s, int layer, int head) { CompactHead(p, s, layer, head); });
   }
 
   void MaxAttention(const MaxAttentionParams& p) override {
-    pool_.Run(p.step.at.kv().num_kv_heads,
-              [&](int h, int) { MaxAttentionOf(p, h, transposed_keys()); });
+    pool_.Run(p.step.at.kv().num_kv_heads, [&](int h, int) { MaxAttentionOf(p, h); });
   }
   void SumAttention(const SumAttentionParams& p) override {
-    pool_.Run(p.step.at.kv().num_kv_heads,
-              [&](int h, int) { SumAttentionOf(p, h, transposed_keys()); });
+    pool_.Run(p.step.at.kv().num_kv_heads, [&](int h, int) { SumAttentionOf(p, h); });
   }
 
  private:

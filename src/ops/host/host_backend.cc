@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/memory.h"
-#include "ops/host/compression.h"
 
 namespace tangram::ops {
 namespace {
@@ -73,15 +72,6 @@ void HostBackend::GatherRows(const GatherRowsParams& p) {
     std::memcpy(out, p.in.as<std::byte>() + static_cast<size_t>(row) * bytes, bytes);
     out += bytes;
   }
-}
-
-size_t HostBackend::QueryStateBytes(ScoreMethod method, const QueryScoring& queries, int window,
-                                    const QueryStateShape& shape) const {
-  const int64_t floats =
-      QueryStateFloats(method, queries, shape.num_kv_heads, window, shape.head_dim);
-  return static_cast<size_t>(int64_t{shape.num_layers} * shape.num_slots * shape.num_kv_heads *
-                             floats) *
-         sizeof(float);
 }
 
 Ticket HostBackend::Sample(const TensorView& logits, const SamplingInput& input) {

@@ -19,8 +19,6 @@ class HostBackend : public Backend {
   const Step& Begin(const StepInput& input, const KvView& kv, float* pool_scores) override;
   void Run(const Step&, const std::function<void()>& forward) override { forward(); }
   void GatherRows(const GatherRowsParams& p) override;
-  size_t QueryStateBytes(ScoreMethod method, const QueryScoring& queries, int window,
-                         const QueryStateShape& shape) const override;
   Ticket Sample(const TensorView& logits, const SamplingInput& input) override;
   const SamplingOutput& Wait(Ticket) override { return output_; }
 

@@ -1,20 +1,23 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "ops/backend.h"
-#include "ops/host/compression.h"
 #include "ops/host/host_backend.h"
-#include "ops/kv_element.h"
+#include "ops/reference/compression.h"
 #include "ops/reference/dequantize.h"
+#include "ops/reference/head_row.h"
 
 namespace tangram::ops {
 namespace {
 
-// The ops of the model in the plainest form that is right, on one thread, sums in double: what all
-// other backends are compared with. Nothing here is for speed. The ops of compression are those of
-// ops/host, which the CPU backend runs too: their tests compare them with references of their own.
+using reference::FastKvzipScore;
+using reference::HeadRow;
+using reference::QueryIndex;
+using reference::Vector;
+
+// Every op in the plainest form that is right, on one thread, sums in double: what all other
+// backends are compared with. Nothing here is for speed.
 class ReferenceBackend final : public HostBackend {
  public:
   TensorView UploadRows(std::span<const TensorView> parts) override {
@@ -29,6 +32,8 @@ class ReferenceBackend final : public HostBackend {
   void Attention(const AttentionParams& p) override;
   void FastKvzip(const FastKvzipParams& p) override;
   void AppendScores(const AppendScoresParams& p) override;
+  size_t QueryStateBytes(ScoreMethod method, const QueryScoring& queries, int window,
+                         const QueryStateShape& shape) const override;
   void ObserveQueries(const ObserveQueriesParams& p) override;
   void Score(const ScoreParams& p) override;
   void Compact(const CompactParams& p) override;
@@ -112,17 +117,6 @@ void Rotate(const AppendParams& p, int position, float* head) {
   }
 }
 
-// Where token `index` of KV head `head` of a sequence lies: its virtual page, and its place there.
-struct Place {
-  int64_t virtual_page;
-  int offset;
-};
-Place Locate(const LayerRound& at, int slot, int head, int index) {
-  const KvView& kv = at.kv();
-  const int32_t page = kv.page_table[kv.Place(slot, at.group(head)) + index / kv.page_size];
-  return {int64_t{page} * kv.group_size + at.column(head), index % kv.page_size};
-}
-
 void ReferenceBackend::Append(const AppendParams& p) {
   const KvView& kv = p.at.kv();
   const int d = kv.head_dim, kv_heads = kv.num_kv_heads;
@@ -138,43 +132,17 @@ void ReferenceBackend::Append(const AppendParams& p) {
         Rotate(p, s.position + i, head);
       }
       for (int h = 0; h < kv_heads; ++h) {
+        const HeadRow row(kv, p.at.layer, s.slot, h);
+        const int at = p.at.History(s, row.group()) + i;
         const float* key = heads + (p.num_q_heads + h) * d;
         const float* value = key + kv_heads * d;
-        const Place to = Locate(p.at, s.slot, h, p.at.History(s, p.at.group(h)) + i);
-        for (int j = 0; j < d; ++j) {
-          const int64_t page = to.virtual_page * 2 * kv.page_size * d;
-          StoreKv(kv, page + to.offset * d + j, key[j]);
-          StoreKv(kv, page + (kv.page_size + to.offset) * d + j, value[j]);
-        }
+        row.Set(at, {key, key + d}, {value, value + d});
+        if (p.new_scores.empty()) continue;
+        p.pool_scores[row.ScoreIndex(at)] =
+            p.new_scores.as<float>()[int64_t{s.first_token + i} * kv_heads + h];
       }
     }
-    for (int h = 0; !p.new_scores.empty() && h < kv_heads; ++h) AppendScoresOf(p, s, h);
   }
-}
-
-// One query head of one token over the first `length` tokens of its row.
-void AttendHead(const AttentionParams& p, int slot, int kv_head, int length, const float* query,
-                float* out) {
-  const KvView& kv = p.at.kv();
-  const int d = kv.head_dim, page_size = kv.page_size;
-  std::vector<double> weights(length), sum(d);
-  double largest = -INFINITY, total = 0;
-  for (int j = 0; j < length; ++j) {
-    const Place at = Locate(p.at, slot, kv_head, j);
-    const int64_t key = (at.virtual_page * 2 * page_size + at.offset) * d;
-    double dot = 0;
-    for (int i = 0; i < d; ++i) dot += static_cast<double>(query[i]) * LoadKv(kv, key + i);
-    weights[j] = dot * p.scale;
-    largest = std::max(largest, weights[j]);
-  }
-  for (int j = 0; j < length; ++j) {
-    const Place at = Locate(p.at, slot, kv_head, j);
-    const int64_t value = (at.virtual_page * 2 * page_size + page_size + at.offset) * d;
-    const double weight = std::exp(weights[j] - largest);
-    total += weight;
-    for (int i = 0; i < d; ++i) sum[i] += weight * LoadKv(kv, value + i);
-  }
-  for (int i = 0; i < d; ++i) out[i] = static_cast<float>(sum[i] / total);
 }
 
 void ReferenceBackend::Attention(const AttentionParams& p) {
@@ -187,26 +155,45 @@ void ReferenceBackend::Attention(const AttentionParams& p) {
     for (int i = 0; i < s.num_tokens; ++i) {
       const int64_t token = s.first_token + i;
       for (int h = 0; h < p.num_q_heads; ++h) {
-        const int length = p.at.History(s, p.at.group(h / q_per_kv)) + i + 1;
-        AttendHead(p, s.slot, h / q_per_kv, length, p.qkv.as<float>() + token * stride + h * d,
-                   p.out.as<float>() + (token * p.num_q_heads + h) * d);
+        const HeadRow row(kv, p.at.layer, s.slot, h / q_per_kv);
+        const Vector weights = row.Attention(p.qkv.as<float>() + token * stride + h * d, p.scale,
+                                             p.at.History(s, row.group()) + i + 1);
+        Vector sum(static_cast<size_t>(d));
+        for (int t = 0; t < static_cast<int>(weights.size()); ++t) {
+          const Vector value = row.Value(t);
+          for (int j = 0; j < d; ++j) sum[j] += weights[t] * value[j];
+        }
+        std::ranges::copy(sum, p.out.as<float>() + (token * p.num_q_heads + h) * d);
       }
     }
   }
 }
 
 void ReferenceBackend::FastKvzip(const FastKvzipParams& p) {
-  for (int64_t t = 0; t < p.scores.shape[0]; ++t) FastKvzipToken(p, t);
+  const int64_t heads = p.scores.shape[1];
+  for (int64_t i = 0; i < p.scores.shape.count(); ++i) {
+    p.scores.as<float>()[i] = FastKvzipScore(p, i / heads, i % heads);
+  }
 }
 
 void ReferenceBackend::AppendScores(const AppendScoresParams& p) {
-  for (int h = 0; h < p.scores.shape[1]; ++h) AppendScoresOf(p, h);
+  for (int h = 0; h < p.scores.shape[1]; ++h) reference::AppendScores(p, h);
+}
+
+size_t ReferenceBackend::QueryStateBytes(ScoreMethod method, const QueryScoring& queries, int,
+                                         const QueryStateShape& shape) const {
+  if (!LooksAtQueries(method)) return 0;
+  return static_cast<size_t>(QueryIndex(queries, shape, shape.num_layers, 0, 0)) * sizeof(float);
 }
 
 void ReferenceBackend::ObserveQueries(const ObserveQueriesParams& p) {
-  for (int i = 0; i < p.at.num_spans(); ++i) {
-    for (int h = 0; h < p.at.kv().num_kv_heads; ++h) {
-      ObserveQueriesOf(p, p.at.span(i), h, transposed_keys());
+  const int64_t width = p.qkv.shape[1], queries = int64_t{p.queries.num_q_heads} * p.shape.head_dim;
+  for (int n = 0; n < p.at.num_spans(); ++n) {
+    const SequenceSpan& s = p.at.span(n);
+    for (int i = 0; s.compressed && i < s.num_tokens; ++i) {
+      std::copy_n(p.qkv.as<float>() + (s.first_token + i) * width, queries,
+                  static_cast<float*>(p.state) +
+                      QueryIndex(p.queries, p.shape, p.at.layer, s.slot, s.position + i));
     }
   }
 }
@@ -223,22 +210,22 @@ void ForHeads(const BoundaryRange& at, const Body& body) {
 
 void ReferenceBackend::Score(const ScoreParams& p) {
   ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
-    ScoreHead(p, s, layer, head, transposed_keys());
+    reference::Score(p, s, layer, head);
   });
 }
 
 void ReferenceBackend::Compact(const CompactParams& p) {
   ForHeads(p.at, [&](const BoundarySpan& s, int layer, int head) {
-    CompactHead(p, s, layer, head, transposed_keys());
+    reference::Compact(p, s, layer, head);
   });
 }
 
 void ReferenceBackend::MaxAttention(const MaxAttentionParams& p) {
-  for (int h = 0; h < p.step.at.kv().num_kv_heads; ++h) MaxAttentionOf(p, h, transposed_keys());
+  for (int h = 0; h < p.step.at.kv().num_kv_heads; ++h) reference::MaxAttention(p, h);
 }
 
 void ReferenceBackend::SumAttention(const SumAttentionParams& p) {
-  for (int h = 0; h < p.step.at.kv().num_kv_heads; ++h) SumAttentionOf(p, h, transposed_keys());
+  for (int h = 0; h < p.step.at.kv().num_kv_heads; ++h) reference::SumAttention(p, h);
 }
 
 }  // namespace

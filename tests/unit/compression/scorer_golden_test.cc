@@ -31,6 +31,7 @@ struct Case {
   Kept kept;
   int num_boundaries = 1;
   std::vector<TokenId> repeat_prompt = {};
+  bool reference = false;  // on the reference backend, whose scorers are its own
 };
 
 // Compresses as serving does, and notes what stays. A row's tokens are found by their keys: all are
@@ -116,7 +117,8 @@ class WatchedCompressor final : public LayerHook {
 class Run {
  public:
   Run(const std::string& model_path, const Case& setup, GateOf gate)
-      : setup_(setup), backend_(ops::CreateCpuBackend(2)) {
+      : setup_(setup),
+        backend_(setup.reference ? ops::CreateReferenceBackend() : ops::CreateCpuBackend(2)) {
     LoadOptions load;
     load.max_num_tokens = setup.compression.chunk + ReconstructionPass::kMaxPrompt;
     auto model = LoadModel(model_path, load, *backend_);
@@ -232,7 +234,8 @@ void ExpectOverlap(const std::string& model_path, const std::string& golden,
   const auto* values = tokens.as<float>();
   const std::vector<TokenId> ids(values, values + tokens.shape.count());
   const double overlap = Overlap(Run(model_path, setup, gate).KeptTokens(ids), file.Find(scorer));
-  std::printf("%s, %s: overlap %.4f\n", golden.c_str(), scorer.c_str(), overlap);
+  std::printf("%s, %s%s: overlap %.4f\n", golden.c_str(), scorer.c_str(),
+              setup.reference ? ", reference backend" : "", overlap);
   EXPECT_GE(overlap, kLeastOverlap);
 }
 
@@ -252,9 +255,12 @@ TEST_P(KvpressTest, KeepsTheSameTokens) {
   setup.compression.snapkv = {.window = 32, .kernel = 5, .mean = true};
   setup.kept = KvpressKept;
   setup.repeat_prompt = {5, 9, 2, 11, 60, 33};
-  for (const std::string model : {"qwen3_tied_bf16", "llama31_bf16"}) {
-    ExpectOverlap(TANGRAM_SOURCE_DIR "/tests/unit/model/golden/" + model,
-                  "kvpress_" + model + ".safetensors", name, setup);
+  for (const bool reference : {false, true}) {
+    setup.reference = reference;
+    for (const std::string model : {"qwen3_tied_bf16", "llama31_bf16"}) {
+      ExpectOverlap(TANGRAM_SOURCE_DIR "/tests/unit/model/golden/" + model,
+                    "kvpress_" + model + ".safetensors", name, setup);
+    }
   }
 }
 
@@ -275,8 +281,11 @@ TEST(KvpressGateTest, KeepsTheSameTokens) {
   setup.compression.window = 5;  // 0.02 of the context
   setup.compression.scorer = Scorer::kFastKvzip;
   setup.kept = KvpressKept;
-  ExpectOverlap(TANGRAM_SOURCE_DIR "/tests/unit/model/golden/qwen3_tied_bf16",
-                "kvpress_qwen3_tied_bf16.safetensors", "fastkvzip", setup, RandomFastKvzip);
+  for (const bool reference : {false, true}) {
+    setup.reference = reference;
+    ExpectOverlap(TANGRAM_SOURCE_DIR "/tests/unit/model/golden/qwen3_tied_bf16",
+                  "kvpress_qwen3_tied_bf16.safetensors", "fastkvzip", setup, RandomFastKvzip);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, KvpressTest,

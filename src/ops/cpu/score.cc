@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "ops/host/compression.h"
-#include "ops/host/key_blocks.h"
+#include "ops/cpu/compression.h"
+#include "ops/cpu/key_blocks.h"
 
 namespace tangram::ops {
 namespace {
@@ -15,7 +15,6 @@ struct HeadAtBoundary {
   const ScoreParams& p;
   const BoundarySpan& s;
   int layer, head;
-  bool transposed_keys;
   const KvView& kv = p.at.kv();
   HeadTokens tokens{kv, layer, s.slot, head};
   RowAtBoundary row =
@@ -48,7 +47,7 @@ void ScoreKeyDiff(const HeadAtBoundary& h) {
   std::vector<float> key(d);
   std::vector<double> mean(d);  // not divided by the count: the cosine does not care
   for (int t = 0; t < h.length; ++t) {
-    LoadKey(h.kv, h.tokens, t, h.transposed_keys, key.data());
+    LoadKey(h.kv, h.tokens, t, key.data());
     const double norm = Norm(key), scale = norm > 0 ? 1 / norm : 0;
     for (size_t i = 0; i < d; ++i) mean[i] += key[i] * scale;
   }
@@ -56,7 +55,7 @@ void ScoreKeyDiff(const HeadAtBoundary& h) {
   for (double v : mean) mean_norm += v * v;
   mean_norm = std::sqrt(mean_norm);
   for (int t = h.first; t < h.last; ++t) {
-    LoadKey(h.kv, h.tokens, t, h.transposed_keys, key.data());
+    LoadKey(h.kv, h.tokens, t, key.data());
     double dot = 0;
     for (size_t i = 0; i < d; ++i) dot += key[i] * mean[i];
     const double scale = Norm(key) * mean_norm;
@@ -136,7 +135,7 @@ void ScoreExpectedAttention(const HeadAtBoundary& h) {
   const int num_queries = q.chunk - (h.s.boundary == q.chunk ? q.sinks : 0);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const float square_scale = scale * scale / 2 / static_cast<float>(num_queries);
-  KeyBlocks keys(h.kv, h.tokens, h.first, h.length, h.transposed_keys);
+  KeyBlocks keys(h.kv, h.tokens, h.first, h.length);
   RotateKeys(h.p.rope, h.s.boundary, q.future_positions, d, &keys);
   const auto count = static_cast<size_t>(h.length - h.first);
   std::vector<float> logits(keys.size());
@@ -169,9 +168,8 @@ void ScoreExpectedAttention(const HeadAtBoundary& h) {
 
 }  // namespace
 
-void ScoreHead(const ScoreParams& p, const BoundarySpan& s, int layer, int head,
-               bool transposed_keys) {
-  const HeadAtBoundary h{p, s, layer, head, transposed_keys};
+void ScoreHead(const ScoreParams& p, const BoundarySpan& s, int layer, int head) {
+  const HeadAtBoundary h{p, s, layer, head};
   switch (p.method) {
     case ScoreMethod::kKeyDiff:
       return ScoreKeyDiff(h);

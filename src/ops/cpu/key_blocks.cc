@@ -1,18 +1,17 @@
-#include "ops/host/key_blocks.h"
+#include "ops/cpu/key_blocks.h"
 
 #include <algorithm>
 
 namespace tangram::ops {
 
-KeyBlocks::KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last,
-                     bool transposed_keys)
+KeyBlocks::KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last)
     : first_(first),
       dim_(kv.head_dim),
       num_blocks_((last - first + kBlock - 1) / kBlock),
       keys_(static_cast<size_t>(num_blocks_) * kv.head_dim * kBlock) {
   std::vector<float> key(static_cast<size_t>(dim_));
   for (int t = first; t < last; ++t) {
-    LoadKey(kv, tokens, t, transposed_keys, key.data());
+    LoadKey(kv, tokens, t, key.data());
     const int index = t - first;
     float* block =
         keys_.data() + static_cast<ptrdiff_t>(index / kBlock) * dim_ * kBlock + index % kBlock;

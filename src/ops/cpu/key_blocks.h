@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "ops/host/head_tokens.h"
+#include "ops/cpu/head_tokens.h"
 
 namespace tangram::ops {
 
@@ -12,7 +12,7 @@ class KeyBlocks {
   static constexpr int kBlock = 32;  // whose sums fit the registers of any x86-64
 
   // Tokens [first, last) of the head's row; behind them zeros up to a whole block.
-  KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last, bool transposed_keys);
+  KeyBlocks(const KvView& kv, const HeadTokens& tokens, int first, int last);
 
   int num_blocks() const { return num_blocks_; }
   // Of all blocks.

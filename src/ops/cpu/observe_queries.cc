@@ -2,8 +2,8 @@
 #include <cmath>
 #include <vector>
 
-#include "ops/host/compression.h"
-#include "ops/host/key_blocks.h"
+#include "ops/cpu/compression.h"
+#include "ops/cpu/key_blocks.h"
 
 namespace tangram::ops {
 namespace {
@@ -32,8 +32,7 @@ void AttentionOf(const float* query, const KeyBlocks& keys, int dim, int length,
 }
 
 // state[i] += the attention paid to token `base + i` of the row.
-void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head,
-                  bool transposed_keys, float* state) {
+void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head, float* state) {
   const int window_begin = p.queries.chunk - p.queries.query_window;
   const int since = s.position % p.queries.chunk;
   const int first = std::max(0, window_begin - since);
@@ -46,7 +45,7 @@ void SumAttention(const ObserveQueriesParams& p, const SequenceSpan& s, int head
                 0.0f);
   }
   const HeadTokens tokens(p.at.kv(), p.at.layer, s.slot, head);
-  const KeyBlocks keys(p.at.kv(), tokens, 0, history + s.num_tokens, transposed_keys);
+  const KeyBlocks keys(p.at.kv(), tokens, 0, history + s.num_tokens);
   std::vector<float> weights(keys.size());
   std::vector<float> scaled(static_cast<size_t>(p.at.kv().head_dim));
   const int group = p.queries.num_q_heads / p.at.kv().num_kv_heads;
@@ -137,8 +136,7 @@ int64_t QueryStateFloats(ScoreMethod method, const QueryScoring& q, int num_kv_h
   return q.num_q_heads / num_kv_heads * (d + (q.use_covariance ? d * (d + 1) / 2 : 0));
 }
 
-void ObserveQueriesOf(const ObserveQueriesParams& p, const SequenceSpan& s, int head,
-                      bool transposed_keys) {
+void ObserveQueriesOf(const ObserveQueriesParams& p, const SequenceSpan& s, int head) {
   if (!s.compressed) return;
   const KvView& kv = p.at.kv();
   const int64_t floats =
@@ -149,7 +147,7 @@ void ObserveQueriesOf(const ObserveQueriesParams& p, const SequenceSpan& s, int 
   if (p.method == ScoreMethod::kExpectedAttention) {
     SumMoments(p, s, head, state);
   } else {
-    SumAttention(p, s, head, transposed_keys, state);
+    SumAttention(p, s, head, state);
   }
 }
 

@@ -1,7 +1,7 @@
 #include <cmath>
 #include <vector>
 
-#include "ops/host/compression.h"
+#include "ops/cpu/compression.h"
 
 namespace tangram::ops {
 namespace {

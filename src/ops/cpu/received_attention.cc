@@ -2,8 +2,8 @@
 #include <cmath>
 #include <vector>
 
-#include "ops/host/compression.h"
-#include "ops/host/key_blocks.h"
+#include "ops/cpu/compression.h"
+#include "ops/cpu/key_blocks.h"
 
 namespace tangram::ops {
 namespace {
@@ -15,13 +15,13 @@ int History(const StepQueries& step, int head) {
 // Calls visit(weights, length, sum) for each query of the head's group in turn: it pays the first
 // `length` keys of the row attention of weights[t] / sum.
 template <class Visit>
-void ForQueries(const StepQueries& step, int head, bool transposed_keys, const Visit& visit) {
+void ForQueries(const StepQueries& step, int head, const Visit& visit) {
   const SequenceSpan& s = step.at.span(0);
   const KvView& kv = step.at.kv();
   const HeadTokens tokens(kv, step.at.layer, s.slot, head);
   const int d = kv.head_dim, group = step.num_q_heads / kv.num_kv_heads;
   const int history = History(step, head);
-  const KeyBlocks keys(kv, tokens, 0, history + s.num_tokens, transposed_keys);
+  const KeyBlocks keys(kv, tokens, 0, history + s.num_tokens);
   std::vector<float> weights(keys.size());
   std::vector<float> query(static_cast<size_t>(d));
   const int64_t stride = int64_t{step.num_q_heads + 2 * kv.num_kv_heads} * d;
@@ -44,10 +44,10 @@ void ForQueries(const StepQueries& step, int head, bool transposed_keys, const V
 
 }  // namespace
 
-void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys) {
+void MaxAttentionOf(const MaxAttentionParams& p, int head) {
   std::vector<float> largest(static_cast<size_t>(p.count));
   const int first = History(p.step, head) - p.count;
-  ForQueries(p.step, head, transposed_keys, [&](const float* weights, int, float sum) {
+  ForQueries(p.step, head, [&](const float* weights, int, float sum) {
     for (int t = 0; t < p.count; ++t) {
       float& best = largest[static_cast<size_t>(t)];
       best = std::max(best, weights[first + t] / sum);
@@ -58,10 +58,10 @@ void MaxAttentionOf(const MaxAttentionParams& p, int head, bool transposed_keys)
   }
 }
 
-void SumAttentionOf(const SumAttentionParams& p, int head, bool transposed_keys) {
+void SumAttentionOf(const SumAttentionParams& p, int head) {
   std::vector<double> sums(
       static_cast<size_t>(History(p.step, head) + p.step.at.span(0).num_tokens));
-  ForQueries(p.step, head, transposed_keys, [&](const float* weights, int length, float sum) {
+  ForQueries(p.step, head, [&](const float* weights, int length, float sum) {
     for (int t = 0; t < length - p.window; ++t) sums[static_cast<size_t>(t)] += weights[t] / sum;
   });
   for (size_t t = 0; t < sums.size(); ++t) {

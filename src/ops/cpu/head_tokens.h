@@ -20,7 +20,7 @@ class HeadTokens {
   int64_t score_index(int token) const {
     return virtual_page(token) * kv_.page_size + offset(token);
   }
-  // First element of the virtual page's K block; its V block is `block()` behind.
+  // First element of the virtual page's K block, [d, B]; its V block, [B, d], is `block()` behind.
   int64_t keys(int token) const { return virtual_page(token) * 2 * block(); }
   int64_t block() const { return int64_t{kv_.page_size} * kv_.head_dim; }
 
@@ -30,12 +30,9 @@ class HeadTokens {
   int column_;
 };
 
-inline void LoadKey(const KvView& kv, const HeadTokens& tokens, int token, bool transposed_keys,
-                    float* key) {
+inline void LoadKey(const KvView& kv, const HeadTokens& tokens, int token, float* key) {
   const int64_t base = tokens.keys(token), offset = tokens.offset(token);
-  const int64_t first = transposed_keys ? offset : offset * kv.head_dim;
-  const int64_t stride = transposed_keys ? kv.page_size : 1;
-  for (int64_t i = 0; i < kv.head_dim; ++i) key[i] = LoadKv(kv, base + first + i * stride);
+  for (int64_t i = 0; i < kv.head_dim; ++i) key[i] = LoadKv(kv, base + offset + i * kv.page_size);
 }
 
 inline void LoadValue(const KvView& kv, const HeadTokens& tokens, int token, float* value) {

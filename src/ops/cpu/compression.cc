@@ -1,16 +1,16 @@
-#include "ops/host/compression.h"
+#include "ops/cpu/compression.h"
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "ops/host/head_tokens.h"
+#include "ops/cpu/head_tokens.h"
 
 namespace tangram::ops {
 namespace {
 
 // Copies element (token, dimension) blocks of one token, keys and values, to another token's place.
-void MoveToken(const KvView& kv, const HeadTokens& tokens, int from, int to, bool transposed_keys) {
+void MoveToken(const KvView& kv, const HeadTokens& tokens, int from, int to) {
   const int64_t size = BlockBytes(kv.dtype);
   const int d = kv.head_dim, page_size = kv.page_size;
   auto* base = static_cast<std::byte*>(kv.pool);
@@ -19,12 +19,8 @@ void MoveToken(const KvView& kv, const HeadTokens& tokens, int from, int to, boo
   };
   const int64_t keys_from = tokens.keys(from), keys_to = tokens.keys(to);
   const int offset_from = tokens.offset(from), offset_to = tokens.offset(to);
-  if (transposed_keys) {
-    for (int64_t i = 0; i < d; ++i) {
-      copy(keys_from + i * page_size + offset_from, keys_to + i * page_size + offset_to, 1);
-    }
-  } else {
-    copy(keys_from + int64_t{offset_from} * d, keys_to + int64_t{offset_to} * d, d);
+  for (int64_t i = 0; i < d; ++i) {
+    copy(keys_from + i * page_size + offset_from, keys_to + i * page_size + offset_to, 1);
   }
   copy(keys_from + tokens.block() + int64_t{offset_from} * d,
        keys_to + tokens.block() + int64_t{offset_to} * d, d);
@@ -59,8 +55,7 @@ RowAtBoundary RowOf(const KvView& kv, const BoundarySpan& s, int group, int wind
           Retained(kv.retention, s.retention, group, k)};
 }
 
-void CompactHead(const CompactParams& p, const BoundarySpan& s, int layer, int head,
-                 bool transposed_keys) {
+void CompactHead(const CompactParams& p, const BoundarySpan& s, int layer, int head) {
   const KvView& kv = p.at.kv();
   const HeadTokens tokens(kv, layer, s.slot, head);
   const int group = kv.heads.group[layer * kv.num_kv_heads + head];
@@ -72,7 +67,7 @@ void CompactHead(const CompactParams& p, const BoundarySpan& s, int layer, int h
   int to = first;
   const auto move = [&](int from) {
     if (from != to) {
-      MoveToken(kv, tokens, from, to, transposed_keys);
+      MoveToken(kv, tokens, from, to);
       p.pool_scores[tokens.score_index(to)] = p.pool_scores[tokens.score_index(from)];
     }
     ++to;

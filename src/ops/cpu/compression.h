@@ -4,9 +4,8 @@
 
 namespace tangram::ops {
 
-// The compression ops on host memory, one head of one sequence, or one token, at a time: backends
-// loop over heads and sequences, or deal them to threads. `transposed_keys`:
-// Backend::transposed_keys().
+// The CPU's compression ops, one head of one sequence, or one token, at a time: the backend deals
+// heads and sequences to threads.
 
 // The parts of a group's row when a sequence is compressed: candidates are tokens
 // [first, length - window), and `kept` tokens stay.
@@ -16,15 +15,12 @@ struct RowAtBoundary {
 RowAtBoundary RowOf(const KvView& kv, const BoundarySpan& boundary, int group, int window,
                     int sinks);
 
-void CompactHead(const CompactParams& params, const BoundarySpan& sequence, int layer, int head,
-                 bool transposed_keys);
-void ScoreHead(const ScoreParams& params, const BoundarySpan& sequence, int layer, int head,
-               bool transposed_keys);
+void CompactHead(const CompactParams& params, const BoundarySpan& sequence, int layer, int head);
+void ScoreHead(const ScoreParams& params, const BoundarySpan& sequence, int layer, int head);
 void FastKvzipToken(const FastKvzipParams& params, int64_t token);
-void ObserveQueriesOf(const ObserveQueriesParams& params, const SequenceSpan& sequence, int head,
-                      bool transposed_keys);
-void MaxAttentionOf(const MaxAttentionParams& params, int head, bool transposed_keys);
-void SumAttentionOf(const SumAttentionParams& params, int head, bool transposed_keys);
+void ObserveQueriesOf(const ObserveQueriesParams& params, const SequenceSpan& sequence, int head);
+void MaxAttentionOf(const MaxAttentionParams& params, int head);
+void SumAttentionOf(const SumAttentionParams& params, int head);
 // Scores of tokens that are appended with their keys.
 void AppendScoresOf(const AppendParams& params, const SequenceSpan& sequence, int head);
 // Of a whole chunk.
